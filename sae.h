@@ -6889,18 +6889,20 @@ typedef struct saei_quantized {
     /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */             \
     X(set, void, pack, (const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,           \
       uint32_t *out))                                                                              \
-    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
-    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
-      bool add, float *out))                                                                       \
+    /* out[r ld][0..48) = sum_k x[r][k] panel[k][0..48), r < rows <= 8 (+ out if add): the product \
+       order. All 8 x are read. */                                                                 \
+    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], size_t rows, const float *panel,     \
+      size_t dim, bool add, float *out, size_t ld))                                                \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* Weights of type F32, F16, BF16 or Q8_0 (n and dim: whole blocks), at any address. n that lie \
-       together, as floats; and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim; \
-       columns from count on are not specified. What lies `ahead` bytes behind is fetched. */      \
+    /* Weights at any address. n that lie together, of a type that is not of blocks, as floats;    \
+       and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim (of block types whole\
+       blocks); columns from count on are not specified. What lies `ahead` bytes behind is fetched.\
+    */                                                                                             \
     X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
-    /* tile_row of such a panel, which is not written */                                           \
+    /* tile_row of such a panel, which is not written: F32, F16, BF16 and Q8_0 */                  \
     X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
       size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
@@ -7108,28 +7110,30 @@ static double saei_vsum(saei_v a) {
 }
 
 /* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[r + i];                                                                  \
+    saei_v a##i = add && r + i < rows ? saei_vload(o + i * ld) : saei_vset(0);
+#define SAEI_ADD(i) a##i = saei_vfma(saei_vset(x##i[k]), v, a##i);
+#define SAEI_END(i)                                                                                \
+    if (r + i < rows) saei_vstore(o + i * ld, a##i);
+    for (size_t r = 0; r < rows; r += 4)
         for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            float *o = out + r * ld + c;
+            const float *p = panel + c;
+            SAEI_ALL(SAEI_BEGIN)
             for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
                 saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+                SAEI_ALL(SAEI_ADD)
             }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
+            SAEI_ALL(SAEI_END)
         }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
 }
 
 /* ---- src/kernels/common.inl ---- */
@@ -7238,11 +7242,12 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    float lane[32];
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
     for (size_t j = 0; j < count; j++, from += step)
-        for (size_t k = 0; k < dim; k += 32) {
+        for (size_t k = 0; k < dim; k += piece) {
             const unsigned char *at = from + saei_dtype_bytes(dtype, k);
-            const size_t n = saei_min(32, dim - k);
+            const size_t n = saei_min(piece, dim - k);
             SAEI_PREFETCH(at + ahead);
             SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
@@ -7660,13 +7665,14 @@ static double saei_vsum(saei_v a) {
    or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
    bench/RESULTS.md. */
 #define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
 #define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+    SAEI_WIDE s##i##c = add && r + i < rows ? SAEI_LOAD(o + i * ld + c * SAEI_LANES) : SAEI_SET(0);
 #define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
 #define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_END(i, c)                                                                             \
+    if (r + i < rows) SAEI_STORE(o + i * ld + c * SAEI_LANES, s##i##c);
 #define SAEI_ROW(i)                                                                                \
     {                                                                                              \
         SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
@@ -7678,7 +7684,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
             const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
             const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
+            float *o = out + r * ld + c;
+            if (r >= rows) continue;
             SAEI_ROWS(SAEI_BEGIN)
             for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
                 SAEI_COLUMNS(SAEI_PART, 0)
@@ -7807,11 +7814,12 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    float lane[32];
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
     for (size_t j = 0; j < count; j++, from += step)
-        for (size_t k = 0; k < dim; k += 32) {
+        for (size_t k = 0; k < dim; k += piece) {
             const unsigned char *at = from + saei_dtype_bytes(dtype, k);
-            const size_t n = saei_min(32, dim - k);
+            const size_t n = saei_min(piece, dim - k);
             SAEI_PREFETCH(at + ahead);
             SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
@@ -8161,7 +8169,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 /* ---- src/kernels/begin_avx2.inl ---- */
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))),                  \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,popcnt,bmi")
@@ -8270,13 +8279,14 @@ static double saei_vsum(saei_v a) {
    or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
    bench/RESULTS.md. */
 #define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
 #define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+    SAEI_WIDE s##i##c = add && r + i < rows ? SAEI_LOAD(o + i * ld + c * SAEI_LANES) : SAEI_SET(0);
 #define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
 #define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_END(i, c)                                                                             \
+    if (r + i < rows) SAEI_STORE(o + i * ld + c * SAEI_LANES, s##i##c);
 #define SAEI_ROW(i)                                                                                \
     {                                                                                              \
         SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
@@ -8288,7 +8298,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
             const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
             const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
+            float *o = out + r * ld + c;
+            if (r >= rows) continue;
             SAEI_ROWS(SAEI_BEGIN)
             for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
                 SAEI_COLUMNS(SAEI_PART, 0)
@@ -8469,11 +8480,12 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    float lane[32];
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
     for (size_t j = 0; j < count; j++, from += step)
-        for (size_t k = 0; k < dim; k += 32) {
+        for (size_t k = 0; k < dim; k += piece) {
             const unsigned char *at = from + saei_dtype_bytes(dtype, k);
-            const size_t n = saei_min(32, dim - k);
+            const size_t n = saei_min(piece, dim - k);
             SAEI_PREFETCH(at + ahead);
             SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
@@ -8807,7 +8819,8 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 /* ---- src/kernels/begin_avx2.inl ---- */
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))),                  \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,popcnt,bmi")
@@ -8834,147 +8847,371 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 static inline __m256 SAEI_FN(saei_words)(const unsigned char *p) {
     return _mm256_loadu_ps((const float *)(const void *)p);
 }
-/* The 32 numbers of a Q8_0 block of 8 rows: r[c] has words c. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+
+/* 32 bytes of each of 8 rows: r[c] has words c. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
     const unsigned char *const row[8], size_t at, __m256 r[8]) {
-#define SAEI_READ(i) r[i] = SAEI_FN(saei_words)(row[i] + at + 2);
+#define SAEI_READ(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
     SAEI_EIGHT(SAEI_READ)
     SAEI_FN(saei_turn)(r);
 #undef SAEI_READ
 }
-static inline __m256 SAEI_FN(saei_low)(__m256 pair) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
-}
-static inline __m256 SAEI_FN(saei_high)(__m256 pair) {
-    return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xFFFF0000u)));
-}
-/* The signed byte b of each word as a float. */
-__attribute__((always_inline)) static inline __m256 SAEI_FN(saei_byte)(__m256 words, int b) {
-    __m256i top = _mm256_slli_epi32(_mm256_castps_si256(words), 24 - 8 * b);
-    return _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24));
-}
 
-#define SAEI_WIDE __m256
 #define SAEI_LANES 8
 #define SAEI_ALL SAEI_EIGHT
-#define SAEI_HALF SAEI_FN(saei_half_8)
+#define SAEI_WIDE __m256
 #define SAEI_LOAD _mm256_loadu_ps
 #define SAEI_STORE _mm256_storeu_ps
+#define SAEI_HALVES SAEI_FN(saei_half_8)
 #define SAEI_SET _mm256_set1_ps
-#define SAEI_MUL _mm256_mul_ps
 #define SAEI_FMA _mm256_fmadd_ps
+#define SAEI_MUL _mm256_mul_ps
+#define SAEI_SUB _mm256_sub_ps
+#define SAEI_INT __m256i
+#define SAEI_BITS _mm256_castps_si256
+#define SAEI_FLOAT _mm256_castsi256_ps
+#define SAEI_NUMBER _mm256_cvtepi32_ps
+#define SAEI_LEFT _mm256_slli_epi32
+#define SAEI_RIGHT _mm256_srli_epi32
+#define SAEI_RIGHT_BY(v, n) _mm256_srl_epi32(v, _mm_cvtsi32_si128(n))
+#define SAEI_SIGNED_RIGHT _mm256_srai_epi32
+#define SAEI_AND(v, mask) _mm256_and_si256(v, _mm256_set1_epi32((int)(mask)))
+#define SAEI_OR _mm256_or_si256
+#define SAEI_LESS(v, n) _mm256_sub_epi32(v, _mm256_set1_epi32(n))
 
-/* ---- src/kernels/widen.inl ---- */
+/* ---- src/kernels/pieces.inl ---- */
 
-/* The kernels widen_panel and stream: a vector of rows at a time, transposed in registers by words. A
-   word of BF16 is two weights of a row, one of Q8_0 four; halves are widened first. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_pieces)(
-    bool product, sae_dtype dtype, const unsigned char *from, ptrdiff_t step, size_t count,
-    size_t dim, ptrdiff_t ahead, const float *x, float *out) {
-    const unsigned char *rows[SAEI_PANEL];
-    size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-/* Groups of rows in turn at each k: their chains of FMAs go on side by side. */
+/* What the kernels widen_panel and stream are made of: a vector of rows at a time, transposed in
+   registers by words. A word is two weights of BF16, four of Q8_0, eight of Q4_K; halves are
+   widened first. */
+
+/* A function of a type: as many whole pieces of the rows as dim has, k weights, go into a panel, or
+   (product) their products into out[0..48). Groups of rows take turns at each k, so that their
+   chains of FMAs go on side by side. */
+#define SAEI_PIECES(type)                                                                          \
+    __attribute__((always_inline)) static inline size_t SAEI_FN(saei_pieces_##type)(               \
+        bool product, const unsigned char *const *rows, size_t count, size_t dim,                  \
+        ptrdiff_t ahead, const float *x, float *out)
 #define SAEI_BEGIN(piece, bytes)                                                                   \
     for (; k + piece <= dim; k += piece)                                                           \
         for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
             const unsigned char *const *row = rows + j;                                            \
             const size_t at = bytes;                                                               \
-            float *to = out + k * SAEI_PANEL + j;                                                  \
-            SAEI_WIDE r[SAEI_LANES], s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);
+            SAEI_WIDE s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);                              \
+            SAEI_ALL(SAEI_FETCH)
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(out + (k + (c)) * SAEI_PANEL + j, weights);
 #define SAEI_END                                                                                   \
             if (product) SAEI_STORE(out + j, s);                                                   \
         }
-#define SAEI_USE(c, weights)                                                                       \
-    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
-    else SAEI_STORE(to + (c) * SAEI_PANEL, weights);
-#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+
 #define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
 #define SAEI_ONE(c) SAEI_USE(c, r[c])
-#define SAEI_PAIR(c) SAEI_USE(2 * c, SAEI_FN(saei_low)(r[c])) SAEI_USE(2 * c + 1, SAEI_FN(saei_high)(r[c]))
-    if (dtype == SAE_F32) {
-        SAEI_BEGIN(SAEI_LANES, 4 * k)
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_WORDS)
-            SAEI_FN(saei_turn)(r);
-            SAEI_ALL(SAEI_ONE)
-        SAEI_END
-    } else if (dtype == SAE_BF16) {
-        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_WORDS)
-            SAEI_FN(saei_turn)(r);
-            SAEI_ALL(SAEI_PAIR)
-        SAEI_END
-    } else if (dtype == SAE_F16) {
-/* both halves of a cache line while it is there */
-#define SAEI_READ(i)                                                                               \
-    r[i] = SAEI_HALF(row[i] + at);                                                                 \
-    q[i] = SAEI_HALF(row[i] + at + 2 * SAEI_LANES);
-#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
-        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
-            SAEI_WIDE q[SAEI_LANES];
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_READ)
-            SAEI_FN(saei_turn)(r);
-            SAEI_ALL(SAEI_ONE)
-            SAEI_FN(saei_turn)(q);
-            SAEI_ALL(SAEI_OTHER)
-        SAEI_END
-    } else if (dtype == SAE_Q8_0) {
-#define SAEI_SCALE(i) memcpy(scale + 2 * i, row[i] + at, 2);
-#define SAEI_FOUR(c) SAEI_BYTE(c, 0) SAEI_BYTE(c, 1) SAEI_BYTE(c, 2) SAEI_BYTE(c, 3)
-#define SAEI_BYTE(c, b) SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_FN(saei_byte)(r[c], b)))
-        SAEI_BEGIN(32, k / 32 * 34)
-            unsigned char scale[2 * SAEI_LANES];
-            SAEI_WIDE d;
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_SCALE)
-            d = SAEI_HALF(scale);
-            SAEI_FN(saei_turn_blocks)(row, at, r);
-            SAEI_EIGHT(SAEI_FOUR)
-        SAEI_END
-    }
-    if (k == dim) return;
-    from += saei_dtype_bytes(dtype, k);
-    if (product)
-        SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim - k, 0, x + k, true, out);
-    else SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim - k, 0, out + k * SAEI_PANEL);
-#undef SAEI_BEGIN
-#undef SAEI_END
-#undef SAEI_USE
-#undef SAEI_FETCH
-#undef SAEI_WORDS
-#undef SAEI_ONE
+SAEI_PIECES(f32) {
+    size_t k = 0;
+    SAEI_BEGIN(SAEI_LANES, 4 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+    SAEI_END
+    return k;
+}
+
+#define SAEI_PAIR(c)                                                                               \
+    SAEI_USE(2 * c, SAEI_FLOAT(SAEI_LEFT(SAEI_BITS(r[c]), 16)))                                    \
+    SAEI_USE(2 * c + 1, SAEI_FLOAT(SAEI_AND(SAEI_BITS(r[c]), 0xFFFF0000u)))
+SAEI_PIECES(bf16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_PAIR)
+    SAEI_END
+    return k;
+}
 #undef SAEI_PAIR
+
+/* Both halves of a cache line while it is there. */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALVES(row[i] + at);                                                               \
+    q[i] = SAEI_HALVES(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+SAEI_PIECES(f16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES];
+        SAEI_ALL(SAEI_READ)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+        SAEI_FN(saei_turn)(q);
+        SAEI_ALL(SAEI_OTHER)
+    SAEI_END
+    return k;
+}
 #undef SAEI_READ
 #undef SAEI_OTHER
+#undef SAEI_WORDS
+#undef SAEI_ONE
+
+/* ---- blocks: what their bytes are, tensor/blocks.h says ---- */
+
+/* The float16 numbers `bytes` behind the begin of the rows' blocks. */
+__attribute__((always_inline)) static inline SAEI_WIDE SAEI_FN(saei_scales)(
+    const unsigned char *const *row, size_t at) {
+    unsigned char half[2 * SAEI_LANES];
+#define SAEI_READ(i) memcpy(half + 2 * i, row[i] + at, 2);
+    SAEI_ALL(SAEI_READ)
+#undef SAEI_READ
+    return SAEI_HALVES(half);
+}
+
+/* Byte b of words, signed. */
+#define SAEI_BYTE_0(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 24), 24)
+#define SAEI_BYTE_1(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 16), 24)
+#define SAEI_BYTE_2(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 8), 24)
+#define SAEI_BYTE_3(v) SAEI_SIGNED_RIGHT(v, 24)
+
+#define SAEI_FOUR(c) SAEI_NUMBERS(c, 0) SAEI_NUMBERS(c, 1) SAEI_NUMBERS(c, 2) SAEI_NUMBERS(c, 3)
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(r[c])))))
+SAEI_PIECES(q8_0) {
+    size_t k = 0;
+    SAEI_BEGIN(32, k / 32 * 34)
+        SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_EIGHT(SAEI_FOUR)
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* ---- src/kernels/pieces_few_bits.inl ---- */
+
+/* As pieces.inl, of blocks of 4 to 6 bits. */
+
+/* d (q - 8), two blocks at once: 16 bytes of each. */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(16 * i + 4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 8))))
+#define SAEI_Q(c, b) SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15)
+#define SAEI_SHIFT(c) r[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(r[c]), 4));
+SAEI_PIECES(q4_0) {
+    size_t k = 0;
+    SAEI_BEGIN(64, k / 32 * 18)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_FN(saei_turn_bytes)(row, at + 4, q);
+        for (size_t i = 0; i < 4; i++) {
+            if (i == 2) {
+                d = SAEI_FN(saei_scales)(row, at + 18);
+                r[0] = q[4], r[1] = q[5], r[2] = q[6], r[3] = q[7];
+            } else if (i % 2) {
+                SAEI_SHIFT(0) SAEI_SHIFT(1) SAEI_SHIFT(2) SAEI_SHIFT(3)
+            }
+            SAEI_FOUR(0) SAEI_FOUR(1) SAEI_FOUR(2) SAEI_FOUR(3)
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* Scales and minima of Q4_K and Q5_K: d and m times numbers of 6 bits in 12 bytes. */
+static inline void SAEI_FN(saei_six_bits)(const unsigned char *const *row, size_t at,
+                                          SAEI_WIDE scale[8], SAEI_WIDE least[8]) {
+    SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+    const SAEI_WIDE m = SAEI_FN(saei_scales)(row, at + 2);
+    SAEI_INT a, b, c;
+    SAEI_FN(saei_turn_bytes)(row, at, r);
+    a = SAEI_BITS(r[1]);
+    b = SAEI_BITS(r[2]);
+    c = SAEI_BITS(r[3]);
+    for (int g = 0; g < 4; g++) {
+        const SAEI_INT low = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g), 15);
+        const SAEI_INT high = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g + 4), 15);
+        scale[g] = SAEI_MUL(d, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(a, 8 * g), 63)));
+        least[g] = SAEI_MUL(m, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(b, 8 * g), 63)));
+        scale[4 + g] = SAEI_MUL(
+            d, SAEI_NUMBER(SAEI_OR(low, SAEI_AND(SAEI_RIGHT_BY(a, 8 * g + 2), 48))));
+        least[4 + g] = SAEI_MUL(
+            m, SAEI_NUMBER(SAEI_OR(high, SAEI_AND(SAEI_RIGHT_BY(b, 8 * g + 2), 48))));
+    }
+}
+
+/* scale q - least, 32 of a group at a time */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_SUB(SAEI_MUL(scale[g], SAEI_NUMBER(SAEI_Q(c, b))), least[g]))
+SAEI_PIECES(q4_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 144)
+        SAEI_WIDE r[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+
+/* the lowest bits of byte b of v, times 16 */
+#define SAEI_TOP_0(v, mask) SAEI_AND(SAEI_LEFT(v, 4), mask)
+#define SAEI_TOP_1(v, mask) SAEI_AND(SAEI_RIGHT(v, 4), mask)
+#define SAEI_TOP_2(v, mask) SAEI_AND(SAEI_RIGHT(v, 12), mask)
+#define SAEI_TOP_3(v, mask) SAEI_AND(SAEI_RIGHT(v, 20), mask)
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 16))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 1));
+SAEI_PIECES(q5_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 176)
+        SAEI_WIDE r[SAEI_LANES], t[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        SAEI_FN(saei_turn_bytes)(row, at + 16, t);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 48 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_NUMBERS
+
+/* scale (q - 32): r are the low and high halves of 64 bytes, which take turns; t the top bits */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_MUL(scale[2 * g + c / 4], SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 32))))
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(low[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 48))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 2));
+#define SAEI_HIGH(c) low[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(low[c]), 4));
+#define SAEI_SCALE(c, b)                                                                           \
+    scale[4 * c + b] = SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(t[4 + c]))));
+#define SAEI_SCALES(c) SAEI_SCALE(c, 0) SAEI_SCALE(c, 1) SAEI_SCALE(c, 2) SAEI_SCALE(c, 3)
+SAEI_PIECES(q6_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 210)
+        SAEI_WIDE r[2][SAEI_LANES], t[SAEI_LANES], scale[16];
+        const SAEI_WIDE d = SAEI_FN(saei_scales)(row, at + 208);
+        SAEI_FN(saei_turn_bytes)(row, at + 176, t);
+        SAEI_SCALES(0) SAEI_SCALES(1) SAEI_SCALES(2) SAEI_SCALES(3)
+        for (size_t half = 0; half < 8; half += 4) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half, r[0]);
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half + 32, r[1]);
+            SAEI_FN(saei_turn_bytes)(row, at + 128 + 8 * half, t);
+            for (size_t g = half; g < half + 4; g++) {
+                SAEI_WIDE *low = r[g % 2];
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_HIGH)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_HIGH
 #undef SAEI_SCALE
-#undef SAEI_FOUR
-#undef SAEI_BYTE
+#undef SAEI_SCALES
+#undef SAEI_SHIFT
+#undef SAEI_TOP_0
+#undef SAEI_TOP_1
+#undef SAEI_TOP_2
+#undef SAEI_TOP_3
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream, of pieces.inl and pieces_few_bits.inl. */
+static void SAEI_FN(saei_rows_of)(const unsigned char *from, ptrdiff_t step, size_t count,
+                                  const unsigned char *rows[SAEI_PANEL]) {
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
 }
 
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    SAEI_FN(saei_pieces)(false, dtype, from, step, count, dim, ahead, NULL, out);
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(false, rows, count, dim, ahead, NULL, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+    else if (dtype == SAE_Q4_0) k = SAEI_TYPE(q4_0);
+    else if (dtype == SAE_Q4_K) k = SAEI_TYPE(q4_k);
+    else if (dtype == SAE_Q5_K) k = SAEI_TYPE(q5_k);
+    else if (dtype == SAE_Q6_K) k = SAEI_TYPE(q6_k);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                 ahead, out + k * SAEI_PANEL);
 }
 
 static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                  size_t count, size_t dim, ptrdiff_t ahead, const float *x,
                                  bool add, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
     if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
-    SAEI_FN(saei_pieces)(true, dtype, from, step, count, dim, ahead, x, out);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(true, rows, count, dim, ahead, x, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_stream_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                  ahead, x + k, true, out);
 }
-#undef SAEI_WIDE
+
+#undef SAEI_PIECES
+#undef SAEI_BEGIN
+#undef SAEI_FETCH
+#undef SAEI_USE
+#undef SAEI_END
+#undef SAEI_BYTE_0
+#undef SAEI_BYTE_1
+#undef SAEI_BYTE_2
+#undef SAEI_BYTE_3
+#undef SAEI_FOUR
 #undef SAEI_LANES
 #undef SAEI_ALL
-#undef SAEI_HALF
+#undef SAEI_WIDE
 #undef SAEI_LOAD
 #undef SAEI_STORE
+#undef SAEI_HALVES
 #undef SAEI_SET
-#undef SAEI_MUL
 #undef SAEI_FMA
+#undef SAEI_MUL
+#undef SAEI_SUB
+#undef SAEI_INT
+#undef SAEI_BITS
+#undef SAEI_FLOAT
+#undef SAEI_NUMBER
+#undef SAEI_LEFT
+#undef SAEI_RIGHT
+#undef SAEI_RIGHT_BY
+#undef SAEI_SIGNED_RIGHT
+#undef SAEI_AND
+#undef SAEI_OR
+#undef SAEI_LESS
 
 /* ---- src/kernels/end.inl ---- */
 
@@ -9249,11 +9486,12 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    float lane[32];
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
     for (size_t j = 0; j < count; j++, from += step)
-        for (size_t k = 0; k < dim; k += 32) {
+        for (size_t k = 0; k < dim; k += piece) {
             const unsigned char *at = from + saei_dtype_bytes(dtype, k);
-            const size_t n = saei_min(32, dim - k);
+            const size_t n = saei_min(piece, dim - k);
             SAEI_PREFETCH(at + ahead);
             SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
@@ -9440,14 +9678,17 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 
 /* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
    for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
 #define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+    saei_v a##i = saei_vset(0), b##i = a##i, c##i = a##i;                                          \
+    if (add && i < rows) {                                                                         \
+        a##i = saei_vload(out + i * ld);                                                           \
+        b##i = saei_vload(out + i * ld + 16);                                                      \
+        c##i = saei_vload(out + i * ld + 32);                                                      \
+    }
 #define SAEI_STEP(i)                                                                               \
     {                                                                                              \
         saei_v t = saei_vset(x##i[k]);                                                             \
@@ -9456,9 +9697,11 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
         c##i = saei_vfma(t, p2, c##i);                                                             \
     }
 #define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
+    if (i < rows) {                                                                                \
+        saei_vstore(out + i * ld, a##i);                                                           \
+        saei_vstore(out + i * ld + 16, b##i);                                                      \
+        saei_vstore(out + i * ld + 32, c##i);                                                      \
+    }
     SAEI_ROWS(SAEI_BEGIN)
     for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
         saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
@@ -9850,14 +10093,15 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
     return saei_vload((const float *)(const void *)p);
 }
-/* The 32 numbers of a Q8_0 block of 16 rows: r[c] has words c. As AVX2 does it with 8 rows, in both
-   halves of a register. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+
+/* 32 bytes of each of 16 rows: r[c] has words c. Rows i and i + 4 share a register, and turn as 8
+   rows of AVX2 do. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
     const unsigned char *const row[16], size_t at, saei_v r[16]) {
-#define SAEI_BLOCK(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at + 2))
+#define SAEI_BYTES(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at))
 #define SAEI_READ(c, i)                                                                            \
     r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \
-        0xFF, _mm512_castsi256_si512(SAEI_BLOCK(i)), SAEI_BLOCK(i + 4), 1));
+        0xFF, _mm512_castsi256_si512(SAEI_BYTES(i)), SAEI_BYTES(i + 4), 1));
 #define SAEI_PAIR(a, b)                                                                            \
     saei_v lo##a = _mm512_maskz_unpacklo_ps(0xFFFF, r[a], r[b]);                                   \
     saei_v hi##a = _mm512_maskz_unpackhi_ps(0xFFFF, r[a], r[b]);
@@ -9874,147 +10118,368 @@ __attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
     SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
     SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
     SAEI_QUARTERS(0) SAEI_QUARTERS(1) SAEI_QUARTERS(2) SAEI_QUARTERS(3)
-#undef SAEI_BLOCK
+#undef SAEI_BYTES
 #undef SAEI_READ
 #undef SAEI_PAIR
 #undef SAEI_QUAD
 #undef SAEI_QUARTERS
 }
-static inline saei_v SAEI_FN(saei_low)(saei_v pair) {
-    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(pair), 16));
-}
-static inline saei_v SAEI_FN(saei_high)(saei_v pair) {
-    return _mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32((int)0xFFFF0000u)));
-}
-/* The signed byte b of each word as a float. */
-__attribute__((always_inline)) static inline saei_v SAEI_FN(saei_byte)(saei_v words, int b) {
-    __m512i top = _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(words),
-                                          (unsigned)(24 - 8 * b));
-    return _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_maskz_srai_epi32(0xFFFF, top, 24));
-}
 
-#define SAEI_WIDE saei_v
 #define SAEI_LANES 16
 #define SAEI_ALL SAEI_SIXTEEN
-#define SAEI_HALF saei_vhalf
+#define SAEI_WIDE saei_v
 #define SAEI_LOAD saei_vload
 #define SAEI_STORE saei_vstore
+#define SAEI_HALVES saei_vhalf
 #define SAEI_SET saei_vset
-#define SAEI_MUL saei_vmul
 #define SAEI_FMA saei_vfma
+#define SAEI_MUL saei_vmul
+#define SAEI_SUB saei_vsub
+#define SAEI_INT __m512i
+#define SAEI_BITS _mm512_castps_si512
+#define SAEI_FLOAT _mm512_castsi512_ps
+#define SAEI_NUMBER(v) _mm512_maskz_cvtepi32_ps(0xFFFF, v)
+#define SAEI_LEFT(v, n) _mm512_maskz_slli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT(v, n) _mm512_maskz_srli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT_BY(v, n) _mm512_maskz_srl_epi32(0xFFFF, v, _mm_cvtsi32_si128(n))
+#define SAEI_SIGNED_RIGHT(v, n) _mm512_maskz_srai_epi32(0xFFFF, v, n)
+#define SAEI_AND(v, mask) _mm512_and_si512(v, _mm512_set1_epi32((int)(mask)))
+#define SAEI_OR _mm512_or_si512
+#define SAEI_LESS(v, n) _mm512_sub_epi32(v, _mm512_set1_epi32(n))
 
-/* ---- src/kernels/widen.inl ---- */
+/* ---- src/kernels/pieces.inl ---- */
 
-/* The kernels widen_panel and stream: a vector of rows at a time, transposed in registers by words. A
-   word of BF16 is two weights of a row, one of Q8_0 four; halves are widened first. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_pieces)(
-    bool product, sae_dtype dtype, const unsigned char *from, ptrdiff_t step, size_t count,
-    size_t dim, ptrdiff_t ahead, const float *x, float *out) {
-    const unsigned char *rows[SAEI_PANEL];
-    size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-/* Groups of rows in turn at each k: their chains of FMAs go on side by side. */
+/* What the kernels widen_panel and stream are made of: a vector of rows at a time, transposed in
+   registers by words. A word is two weights of BF16, four of Q8_0, eight of Q4_K; halves are
+   widened first. */
+
+/* A function of a type: as many whole pieces of the rows as dim has, k weights, go into a panel, or
+   (product) their products into out[0..48). Groups of rows take turns at each k, so that their
+   chains of FMAs go on side by side. */
+#define SAEI_PIECES(type)                                                                          \
+    __attribute__((always_inline)) static inline size_t SAEI_FN(saei_pieces_##type)(               \
+        bool product, const unsigned char *const *rows, size_t count, size_t dim,                  \
+        ptrdiff_t ahead, const float *x, float *out)
 #define SAEI_BEGIN(piece, bytes)                                                                   \
     for (; k + piece <= dim; k += piece)                                                           \
         for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
             const unsigned char *const *row = rows + j;                                            \
             const size_t at = bytes;                                                               \
-            float *to = out + k * SAEI_PANEL + j;                                                  \
-            SAEI_WIDE r[SAEI_LANES], s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);
+            SAEI_WIDE s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);                              \
+            SAEI_ALL(SAEI_FETCH)
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(out + (k + (c)) * SAEI_PANEL + j, weights);
 #define SAEI_END                                                                                   \
             if (product) SAEI_STORE(out + j, s);                                                   \
         }
-#define SAEI_USE(c, weights)                                                                       \
-    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
-    else SAEI_STORE(to + (c) * SAEI_PANEL, weights);
-#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+
 #define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
 #define SAEI_ONE(c) SAEI_USE(c, r[c])
-#define SAEI_PAIR(c) SAEI_USE(2 * c, SAEI_FN(saei_low)(r[c])) SAEI_USE(2 * c + 1, SAEI_FN(saei_high)(r[c]))
-    if (dtype == SAE_F32) {
-        SAEI_BEGIN(SAEI_LANES, 4 * k)
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_WORDS)
-            SAEI_FN(saei_turn)(r);
-            SAEI_ALL(SAEI_ONE)
-        SAEI_END
-    } else if (dtype == SAE_BF16) {
-        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_WORDS)
-            SAEI_FN(saei_turn)(r);
-            SAEI_ALL(SAEI_PAIR)
-        SAEI_END
-    } else if (dtype == SAE_F16) {
-/* both halves of a cache line while it is there */
-#define SAEI_READ(i)                                                                               \
-    r[i] = SAEI_HALF(row[i] + at);                                                                 \
-    q[i] = SAEI_HALF(row[i] + at + 2 * SAEI_LANES);
-#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
-        SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
-            SAEI_WIDE q[SAEI_LANES];
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_READ)
-            SAEI_FN(saei_turn)(r);
-            SAEI_ALL(SAEI_ONE)
-            SAEI_FN(saei_turn)(q);
-            SAEI_ALL(SAEI_OTHER)
-        SAEI_END
-    } else if (dtype == SAE_Q8_0) {
-#define SAEI_SCALE(i) memcpy(scale + 2 * i, row[i] + at, 2);
-#define SAEI_FOUR(c) SAEI_BYTE(c, 0) SAEI_BYTE(c, 1) SAEI_BYTE(c, 2) SAEI_BYTE(c, 3)
-#define SAEI_BYTE(c, b) SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_FN(saei_byte)(r[c], b)))
-        SAEI_BEGIN(32, k / 32 * 34)
-            unsigned char scale[2 * SAEI_LANES];
-            SAEI_WIDE d;
-            SAEI_ALL(SAEI_FETCH)
-            SAEI_ALL(SAEI_SCALE)
-            d = SAEI_HALF(scale);
-            SAEI_FN(saei_turn_blocks)(row, at, r);
-            SAEI_EIGHT(SAEI_FOUR)
-        SAEI_END
-    }
-    if (k == dim) return;
-    from += saei_dtype_bytes(dtype, k);
-    if (product)
-        SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim - k, 0, x + k, true, out);
-    else SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim - k, 0, out + k * SAEI_PANEL);
-#undef SAEI_BEGIN
-#undef SAEI_END
-#undef SAEI_USE
-#undef SAEI_FETCH
-#undef SAEI_WORDS
-#undef SAEI_ONE
+SAEI_PIECES(f32) {
+    size_t k = 0;
+    SAEI_BEGIN(SAEI_LANES, 4 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+    SAEI_END
+    return k;
+}
+
+#define SAEI_PAIR(c)                                                                               \
+    SAEI_USE(2 * c, SAEI_FLOAT(SAEI_LEFT(SAEI_BITS(r[c]), 16)))                                    \
+    SAEI_USE(2 * c + 1, SAEI_FLOAT(SAEI_AND(SAEI_BITS(r[c]), 0xFFFF0000u)))
+SAEI_PIECES(bf16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_PAIR)
+    SAEI_END
+    return k;
+}
 #undef SAEI_PAIR
+
+/* Both halves of a cache line while it is there. */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALVES(row[i] + at);                                                               \
+    q[i] = SAEI_HALVES(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+SAEI_PIECES(f16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES];
+        SAEI_ALL(SAEI_READ)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+        SAEI_FN(saei_turn)(q);
+        SAEI_ALL(SAEI_OTHER)
+    SAEI_END
+    return k;
+}
 #undef SAEI_READ
 #undef SAEI_OTHER
+#undef SAEI_WORDS
+#undef SAEI_ONE
+
+/* ---- blocks: what their bytes are, tensor/blocks.h says ---- */
+
+/* The float16 numbers `bytes` behind the begin of the rows' blocks. */
+__attribute__((always_inline)) static inline SAEI_WIDE SAEI_FN(saei_scales)(
+    const unsigned char *const *row, size_t at) {
+    unsigned char half[2 * SAEI_LANES];
+#define SAEI_READ(i) memcpy(half + 2 * i, row[i] + at, 2);
+    SAEI_ALL(SAEI_READ)
+#undef SAEI_READ
+    return SAEI_HALVES(half);
+}
+
+/* Byte b of words, signed. */
+#define SAEI_BYTE_0(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 24), 24)
+#define SAEI_BYTE_1(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 16), 24)
+#define SAEI_BYTE_2(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 8), 24)
+#define SAEI_BYTE_3(v) SAEI_SIGNED_RIGHT(v, 24)
+
+#define SAEI_FOUR(c) SAEI_NUMBERS(c, 0) SAEI_NUMBERS(c, 1) SAEI_NUMBERS(c, 2) SAEI_NUMBERS(c, 3)
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(r[c])))))
+SAEI_PIECES(q8_0) {
+    size_t k = 0;
+    SAEI_BEGIN(32, k / 32 * 34)
+        SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_EIGHT(SAEI_FOUR)
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* ---- src/kernels/pieces_few_bits.inl ---- */
+
+/* As pieces.inl, of blocks of 4 to 6 bits. */
+
+/* d (q - 8), two blocks at once: 16 bytes of each. */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(16 * i + 4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 8))))
+#define SAEI_Q(c, b) SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15)
+#define SAEI_SHIFT(c) r[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(r[c]), 4));
+SAEI_PIECES(q4_0) {
+    size_t k = 0;
+    SAEI_BEGIN(64, k / 32 * 18)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_FN(saei_turn_bytes)(row, at + 4, q);
+        for (size_t i = 0; i < 4; i++) {
+            if (i == 2) {
+                d = SAEI_FN(saei_scales)(row, at + 18);
+                r[0] = q[4], r[1] = q[5], r[2] = q[6], r[3] = q[7];
+            } else if (i % 2) {
+                SAEI_SHIFT(0) SAEI_SHIFT(1) SAEI_SHIFT(2) SAEI_SHIFT(3)
+            }
+            SAEI_FOUR(0) SAEI_FOUR(1) SAEI_FOUR(2) SAEI_FOUR(3)
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* Scales and minima of Q4_K and Q5_K: d and m times numbers of 6 bits in 12 bytes. */
+static inline void SAEI_FN(saei_six_bits)(const unsigned char *const *row, size_t at,
+                                          SAEI_WIDE scale[8], SAEI_WIDE least[8]) {
+    SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+    const SAEI_WIDE m = SAEI_FN(saei_scales)(row, at + 2);
+    SAEI_INT a, b, c;
+    SAEI_FN(saei_turn_bytes)(row, at, r);
+    a = SAEI_BITS(r[1]);
+    b = SAEI_BITS(r[2]);
+    c = SAEI_BITS(r[3]);
+    for (int g = 0; g < 4; g++) {
+        const SAEI_INT low = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g), 15);
+        const SAEI_INT high = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g + 4), 15);
+        scale[g] = SAEI_MUL(d, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(a, 8 * g), 63)));
+        least[g] = SAEI_MUL(m, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(b, 8 * g), 63)));
+        scale[4 + g] = SAEI_MUL(
+            d, SAEI_NUMBER(SAEI_OR(low, SAEI_AND(SAEI_RIGHT_BY(a, 8 * g + 2), 48))));
+        least[4 + g] = SAEI_MUL(
+            m, SAEI_NUMBER(SAEI_OR(high, SAEI_AND(SAEI_RIGHT_BY(b, 8 * g + 2), 48))));
+    }
+}
+
+/* scale q - least, 32 of a group at a time */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_SUB(SAEI_MUL(scale[g], SAEI_NUMBER(SAEI_Q(c, b))), least[g]))
+SAEI_PIECES(q4_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 144)
+        SAEI_WIDE r[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+
+/* the lowest bits of byte b of v, times 16 */
+#define SAEI_TOP_0(v, mask) SAEI_AND(SAEI_LEFT(v, 4), mask)
+#define SAEI_TOP_1(v, mask) SAEI_AND(SAEI_RIGHT(v, 4), mask)
+#define SAEI_TOP_2(v, mask) SAEI_AND(SAEI_RIGHT(v, 12), mask)
+#define SAEI_TOP_3(v, mask) SAEI_AND(SAEI_RIGHT(v, 20), mask)
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 16))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 1));
+SAEI_PIECES(q5_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 176)
+        SAEI_WIDE r[SAEI_LANES], t[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        SAEI_FN(saei_turn_bytes)(row, at + 16, t);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 48 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_NUMBERS
+
+/* scale (q - 32): r are the low and high halves of 64 bytes, which take turns; t the top bits */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_MUL(scale[2 * g + c / 4], SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 32))))
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(low[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 48))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 2));
+#define SAEI_HIGH(c) low[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(low[c]), 4));
+#define SAEI_SCALE(c, b)                                                                           \
+    scale[4 * c + b] = SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(t[4 + c]))));
+#define SAEI_SCALES(c) SAEI_SCALE(c, 0) SAEI_SCALE(c, 1) SAEI_SCALE(c, 2) SAEI_SCALE(c, 3)
+SAEI_PIECES(q6_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 210)
+        SAEI_WIDE r[2][SAEI_LANES], t[SAEI_LANES], scale[16];
+        const SAEI_WIDE d = SAEI_FN(saei_scales)(row, at + 208);
+        SAEI_FN(saei_turn_bytes)(row, at + 176, t);
+        SAEI_SCALES(0) SAEI_SCALES(1) SAEI_SCALES(2) SAEI_SCALES(3)
+        for (size_t half = 0; half < 8; half += 4) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half, r[0]);
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half + 32, r[1]);
+            SAEI_FN(saei_turn_bytes)(row, at + 128 + 8 * half, t);
+            for (size_t g = half; g < half + 4; g++) {
+                SAEI_WIDE *low = r[g % 2];
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_HIGH)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_HIGH
 #undef SAEI_SCALE
-#undef SAEI_FOUR
-#undef SAEI_BYTE
+#undef SAEI_SCALES
+#undef SAEI_SHIFT
+#undef SAEI_TOP_0
+#undef SAEI_TOP_1
+#undef SAEI_TOP_2
+#undef SAEI_TOP_3
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream, of pieces.inl and pieces_few_bits.inl. */
+static void SAEI_FN(saei_rows_of)(const unsigned char *from, ptrdiff_t step, size_t count,
+                                  const unsigned char *rows[SAEI_PANEL]) {
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
 }
 
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    SAEI_FN(saei_pieces)(false, dtype, from, step, count, dim, ahead, NULL, out);
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(false, rows, count, dim, ahead, NULL, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+    else if (dtype == SAE_Q4_0) k = SAEI_TYPE(q4_0);
+    else if (dtype == SAE_Q4_K) k = SAEI_TYPE(q4_k);
+    else if (dtype == SAE_Q5_K) k = SAEI_TYPE(q5_k);
+    else if (dtype == SAE_Q6_K) k = SAEI_TYPE(q6_k);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                 ahead, out + k * SAEI_PANEL);
 }
 
 static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                  size_t count, size_t dim, ptrdiff_t ahead, const float *x,
                                  bool add, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
     if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
-    SAEI_FN(saei_pieces)(true, dtype, from, step, count, dim, ahead, x, out);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(true, rows, count, dim, ahead, x, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_stream_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                  ahead, x + k, true, out);
 }
-#undef SAEI_WIDE
+
+#undef SAEI_PIECES
+#undef SAEI_BEGIN
+#undef SAEI_FETCH
+#undef SAEI_USE
+#undef SAEI_END
+#undef SAEI_BYTE_0
+#undef SAEI_BYTE_1
+#undef SAEI_BYTE_2
+#undef SAEI_BYTE_3
+#undef SAEI_FOUR
 #undef SAEI_LANES
 #undef SAEI_ALL
-#undef SAEI_HALF
+#undef SAEI_WIDE
 #undef SAEI_LOAD
 #undef SAEI_STORE
+#undef SAEI_HALVES
 #undef SAEI_SET
-#undef SAEI_MUL
 #undef SAEI_FMA
+#undef SAEI_MUL
+#undef SAEI_SUB
+#undef SAEI_INT
+#undef SAEI_BITS
+#undef SAEI_FLOAT
+#undef SAEI_NUMBER
+#undef SAEI_LEFT
+#undef SAEI_RIGHT
+#undef SAEI_RIGHT_BY
+#undef SAEI_SIGNED_RIGHT
+#undef SAEI_AND
+#undef SAEI_OR
+#undef SAEI_LESS
 
 /* ---- src/kernels/end.inl ---- */
 
@@ -10945,7 +11410,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
-    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 256, /* of a linear layer's products */
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 512, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -12075,7 +12540,12 @@ static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const 
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
+<<<<<<< HEAD
             kernels->tile(at, room->panel, depth, c > 0, out + g * SAEI_PANEL);
+=======
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0,
+                          room->product + g * SAEI_PANEL, SAEI_PANEL);
+>>>>>>> linear
         }
     }
 }
@@ -14482,13 +14952,18 @@ struct sae_linear {
     sae_dtype dtype;
     const unsigned char *data;
     bool columns;   /* rows of W^T lie in one piece, those of W do not */
+    bool widens, streams; /* there are fast kernels widen_panel, stream for W as it lies */
     ptrdiff_t unit; /* bytes of a weight or block, and from one to the next: */
     ptrdiff_t output_step, input_step;
 };
 
 /* Memory of a part: a context's block, or where none is free less on the stack. */
-enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8,
-       SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_BLOCK = 256 };
+enum {
+    SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32,
+    SAEI_LINEAR_PANELS = 8, /* of a part, at most */
+    SAEI_LINEAR_L1 = 128,   /* depth of a panel that stays in the L1 */
+    SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_PIECE = 256 /* rows of weights, and so much of each */
+};
 typedef struct saei_linear_small {
     float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
     float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_FEW_DEPTH];
@@ -14498,7 +14973,7 @@ typedef struct saei_linear_room {
     size_t rows, depth;
     float *product; /* [rows][48] */
     float *panel;   /* [depth][48] */
-    float *group;   /* [16][depth]: rows of weights */
+    float *group;   /* [16][min(depth, 256)] */
 } saei_linear_room;
 
 typedef struct saei_linear_task {
@@ -14564,6 +15039,14 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     return SAE_OK;
 }
 
+static bool saei_linear_streams(sae_dtype dtype) {
+    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_Q8_0;
+}
+static bool saei_linear_widens(sae_dtype dtype) {
+    return saei_linear_streams(dtype) || dtype == SAE_Q4_0 || dtype == SAE_Q4_K
+           || dtype == SAE_Q5_K || dtype == SAE_Q6_K;
+}
+
 /* Bytes from one weight (of block types: block) of dimension i to the next. */
 static ptrdiff_t saei_linear_stride(const sae_tensor *W, int i) {
     const ptrdiff_t unit = (ptrdiff_t)sae_dtype_size(W->dtype);
@@ -14602,6 +15085,8 @@ SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *
     l->output_step = saei_linear_stride(W, of_output);
     l->input_step = saei_linear_stride(W, of_input);
     l->columns = block > 1 ? transposed : l->output_step == l->unit && l->input_step != l->unit;
+    l->widens = !l->columns && l->input_step == l->unit && saei_linear_widens(l->dtype);
+    l->streams = l->widens && saei_linear_streams(l->dtype);
     *out = l;
     return SAE_OK;
 }
@@ -14615,24 +15100,19 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
 
 /* ---- apply ---- */
 
-/* Whether there are kernels for the type. */
-static bool saei_linear_kernel(sae_dtype dtype) {
-    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_Q8_0;
-}
-
 /* Elements first .. first + n of weights that are `step` bytes apart, or of blocks that are. */
 static void saei_linear_piece(const sae_linear *l, const unsigned char *from, ptrdiff_t step,
                               size_t first, size_t n, float *out) {
     const size_t block = sae_dtype_block(l->dtype);
     if (block == 1) {
         from += (ptrdiff_t)first * step;
-        if (step == l->unit && saei_linear_kernel(l->dtype))
+        if (step == l->unit && saei_linear_streams(l->dtype))
             l->ctx->kernels->widen(l->dtype, from, n, out);
         else saei_convert_row(l->dtype, from, step, n, out);
         return;
     }
     for (size_t end = first + n; first < end;) {
-        float whole[SAEI_LINEAR_BLOCK];
+        float whole[SAEI_LINEAR_PIECE];
         const size_t skip = first % block, some = saei_min(block - skip, end - first);
         float *to = some == block ? out : whole;
         saei_dtype_row_to_f32(l->dtype, from, first - skip, block, to);
@@ -14647,104 +15127,119 @@ static void saei_linear_widen(const sae_linear *l, const saei_linear_room *room,
                               size_t k, size_t dim, ptrdiff_t ahead) {
     const saei_kernels *kernels = l->ctx->kernels;
     const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const size_t block = sae_dtype_block(l->dtype);
     const unsigned char *from = l->data;
     if (count < SAEI_PANEL) memset(room->panel, 0, dim * SAEI_PANEL * sizeof(float));
     if (l->columns) {
         from += (ptrdiff_t)k * l->input_step;
         for (size_t i = 0; i < dim; i++, from += l->input_step) {
             const unsigned char *at = from + saei_dtype_bytes(l->dtype, first) + ahead;
-            for (size_t c = 0; c < saei_dtype_bytes(l->dtype, count); c += 64) SAEI_PREFETCH(at + c);
+            for (size_t c = 0; c < saei_dtype_bytes(l->dtype, count); c += 64)
+                SAEI_PREFETCH(at + c);
             saei_linear_piece(l, from, l->unit, first, count, room->panel + i * SAEI_PANEL);
         }
         return;
     }
     from += (ptrdiff_t)first * l->output_step;
-    if (l->input_step == l->unit && saei_linear_kernel(l->dtype)) {
+    if (l->widens && k % block == 0 && dim % block == 0) {
         kernels->widen_panel(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step, count,
                              dim, ahead, room->panel);
         return;
     }
-    for (size_t g = 0; g < count; g += SAEI_LINEAR_GROUP) {
-        const size_t rows = saei_min(SAEI_LINEAR_GROUP, count - g);
-        for (size_t j = 0; j < rows; j++, from += l->output_step)
-            saei_linear_piece(l, from, l->input_step, k, dim, room->group + j * room->depth);
-        kernels->widen_panel(SAE_F32, (const unsigned char *)room->group,
-                             (ptrdiff_t)(room->depth * sizeof(float)), rows, dim, 0,
-                             room->panel + g);
-    }
+    for (size_t g = 0; g < count; g += SAEI_LINEAR_GROUP)
+        for (size_t c = 0; c < dim; c += SAEI_LINEAR_PIECE) {
+            const size_t rows = saei_min(SAEI_LINEAR_GROUP, count - g);
+            const size_t some = saei_min(SAEI_LINEAR_PIECE, dim - c);
+            for (size_t j = 0; j < rows; j++)
+                saei_linear_piece(l, from + (ptrdiff_t)(g + j) * l->output_step, l->input_step,
+                                  k + c, some, room->group + j * some);
+            kernels->widen_panel(SAE_F32, (const unsigned char *)room->group,
+                                 (ptrdiff_t)(some * sizeof(float)), rows, some, 0,
+                                 room->panel + c * SAEI_PANEL + g);
+        }
 }
 
-/* How far behind the weights of a panel at k lie those that are wanted next: its next ones, or the
-   first of the panel `next`, below `end`, the end of a part. */
-static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t next, size_t end,
-                                   size_t k, size_t dim) {
-    const ptrdiff_t unit = l->input_step, inputs = (ptrdiff_t)(dim / sae_dtype_block(l->dtype));
-    if (k + dim < l->inputs) return inputs * unit;
-    if (next >= end) return 0;
-    return (ptrdiff_t)((next - panel) * SAEI_PANEL) * l->output_step
-           - (ptrdiff_t)(k / sae_dtype_block(l->dtype)) * unit;
-}
-
-/* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
+/* out [rows][48], ld apart, = x W^T of a panel's inputs from k on, or + that. */
 static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t rows, size_t k,
-                                size_t dim, const float *weights, float *product) {
+                                size_t dim, const float *weights, float *out, size_t ld) {
     const saei_kernels *kernels = t->linear->ctx->kernels;
     const size_t inputs = t->linear->inputs;
     const float *x = t->x + r0 * inputs + k;
-    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS, out += SAEI_TILE_ROWS * ld) {
+        const size_t some = saei_min(SAEI_TILE_ROWS, rows - g);
         const float *at[SAEI_TILE_ROWS];
         for (size_t i = 0; i < SAEI_TILE_ROWS; i++) at[i] = x + saei_min(g + i, rows - 1) * inputs;
-        if (rows - g > 2) kernels->tile(at, weights, dim, k > 0, product + g * SAEI_PANEL);
+        if (some > 2) kernels->tile(at, some, weights, dim, k > 0, out, ld);
         else
-            for (size_t i = 0; i < rows - g; i++)
-                kernels->tile_row(at[i], weights, dim, k > 0, product + (g + i) * SAEI_PANEL);
+            for (size_t i = 0; i < some; i++)
+                kernels->tile_row(at[i], weights, dim, k > 0, out + i * ld);
     }
 }
 
-/* The same from where the weights lie. */
+/* The same from where the weights lie; the next ones wanted are `ahead` bytes behind. */
 static void saei_linear_step(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
-                             size_t rows, size_t panel, size_t k, size_t dim, ptrdiff_t ahead,
-                             float *product) {
+                             size_t rows, size_t panel, size_t k, size_t dim, ptrdiff_t ahead) {
     const sae_linear *l = t->linear;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const bool whole = count == SAEI_PANEL; /* the last panel may go beyond the end of y's rows */
+    float *out = whole ? t->y + r0 * l->outputs + first : room->product;
+    const size_t ld = whole ? l->outputs : SAEI_PANEL;
     if (l->packed) {
         const float *weights = l->packed + (panel * l->inputs + k) * SAEI_PANEL;
-        saei_linear_product(t, r0, rows, k, dim, weights, product);
-    } else if (rows == 1 && !l->columns && l->input_step == l->unit
-               && saei_linear_kernel(l->dtype)) {
-        const size_t first = panel * SAEI_PANEL;
+        saei_linear_product(t, r0, rows, k, dim, weights, out, ld);
+    } else if (rows == 1 && l->streams) {
         const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step;
         l->ctx->kernels->stream(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step,
-                                saei_min(SAEI_PANEL, l->outputs - first), dim, ahead,
-                                t->x + r0 * l->inputs + k, k > 0, product);
+                                count, dim, ahead, t->x + r0 * l->inputs + k, k > 0, out);
     } else {
         saei_linear_widen(l, room, panel, k, dim, ahead);
-        saei_linear_product(t, r0, rows, k, dim, room->panel, product);
+        saei_linear_product(t, r0, rows, k, dim, room->panel, out, ld);
     }
 }
 
-/* y of some rows and of the panels from `panel` to `end`: by columns as many at once as there is
-   room for, as their weights share cache lines. */
+static void saei_linear_finish(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                               size_t rows, size_t panel) {
+    const sae_linear *l = t->linear;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    for (size_t r = 0; r < rows; r++) {
+        float *y = t->y + (r0 + r) * l->outputs + first;
+        const float *sums = count == SAEI_PANEL ? y : room->product + r * SAEI_PANEL;
+        l->ctx->kernels->axpy(count, 1, sums, l->bias + first, y);
+    }
+}
+
+/* Where the weights of a panel from input k on begin, in bytes behind those of another. */
+static ptrdiff_t saei_linear_offset(const sae_linear *l, size_t panel, size_t k) {
+    const size_t block = sae_dtype_block(l->dtype), output = panel * SAEI_PANEL;
+    if (l->packed) return 0;
+    if (l->columns) return (ptrdiff_t)k * l->input_step + (ptrdiff_t)(output / block) * l->unit;
+    return (ptrdiff_t)output * l->output_step + (ptrdiff_t)(k / block) * l->input_step;
+}
+
+/* y of some rows and of the panels from `panel` to `end`; y carries the sums from one depth to the
+   next. Many rows go through all panels at a depth, so that x stays in the L2; and so do few where
+   panels share cache lines. Otherwise few rows take a panel after the other, as it lies. */
 static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
                                size_t rows, size_t panel, size_t end) {
     const sae_linear *l = t->linear;
-    const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
-    const size_t most = l->columns ? room->rows / height : 1;
+    const bool few = rows <= SAEI_LINEAR_FEW_ROWS;
+    const size_t most = few && !l->columns ? 1 : end - panel;
+    const size_t least = saei_max(SAEI_LINEAR_L1, l->packed ? 1 : sae_dtype_block(l->dtype));
+    const size_t depth = few ? saei_min(least, room->depth) : room->depth;
     for (size_t next; panel < end; panel = next) {
         next = saei_min(panel + most, end);
         for (size_t k = 0, dim; k < l->inputs; k += dim) {
-            dim = saei_min(room->depth, l->inputs - k);
-            for (size_t p = panel; p < next; p++)
-                saei_linear_step(t, room, r0, rows, p, k, dim,
-                                 saei_linear_ahead(l, p, p + most, end, k, dim),
-                                 room->product + (p - panel) * height * SAEI_PANEL);
-        }
-        for (size_t p = panel; p < next; p++)
-            for (size_t r = 0; r < rows; r++) {
-                const size_t first = p * SAEI_PANEL;
-                l->ctx->kernels->axpy(saei_min(SAEI_PANEL, l->outputs - first), 1,
-                                      room->product + ((p - panel) * height + r) * SAEI_PANEL,
-                                      l->bias + first, t->y + (r0 + r) * l->outputs + first);
+            dim = saei_min(depth, l->inputs - k);
+            for (size_t p = panel; p < next; p++) {
+                ptrdiff_t ahead = 0;
+                if (p + 1 < next) ahead = saei_linear_offset(l, p + 1, k);
+                else if (k + dim < l->inputs) ahead = saei_linear_offset(l, panel, k + dim);
+                else if (next < end) ahead = saei_linear_offset(l, next, 0);
+                if (ahead) ahead -= saei_linear_offset(l, p, k);
+                saei_linear_step(t, room, r0, rows, p, k, dim, ahead);
             }
+        }
+        for (size_t p = panel; p < next; p++) saei_linear_finish(t, room, r0, rows, p);
     }
 }
 
@@ -19953,7 +20448,8 @@ static void saei_encode_part(void *arg, size_t part, size_t worker) {
             const float *x[SAEI_TILE_ROWS];
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
                 x[i] = a->x + saei_min(g + i, r1 - 1) * a->ld;
-            job->kernels->tile(x, job->room.panels + first * a->d, a->d, false, product);
+            job->kernels->tile(x, SAEI_TILE_ROWS, job->room.panels + first * a->d, a->d, false,
+                               product, SAEI_PANEL);
             for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
                 const float *row = product + (r - g) * SAEI_PANEL;
                 if (top_k) saei_keep_top(job, first, count, row, bias, &top[r - r0]);

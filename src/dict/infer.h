@@ -156,7 +156,8 @@ static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const 
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
-            kernels->tile(at, room->panel, depth, c > 0, out + g * SAEI_PANEL);
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0, out + g * SAEI_PANEL,
+                          SAEI_PANEL);
         }
     }
 }

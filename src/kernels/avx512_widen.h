@@ -9,14 +9,15 @@
 static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
     return saei_vload((const float *)(const void *)p);
 }
-/* The 32 numbers of a Q8_0 block of 16 rows: r[c] has words c. As AVX2 does it with 8 rows, in both
-   halves of a register. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
+
+/* 32 bytes of each of 16 rows: r[c] has words c. Rows i and i + 4 share a register, and turn as 8
+   rows of AVX2 do. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
     const unsigned char *const row[16], size_t at, saei_v r[16]) {
-#define SAEI_BLOCK(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at + 2))
+#define SAEI_BYTES(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at))
 #define SAEI_READ(c, i)                                                                            \
     r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \
-        0xFF, _mm512_castsi256_si512(SAEI_BLOCK(i)), SAEI_BLOCK(i + 4), 1));
+        0xFF, _mm512_castsi256_si512(SAEI_BYTES(i)), SAEI_BYTES(i + 4), 1));
 #define SAEI_PAIR(a, b)                                                                            \
     saei_v lo##a = _mm512_maskz_unpacklo_ps(0xFFFF, r[a], r[b]);                                   \
     saei_v hi##a = _mm512_maskz_unpackhi_ps(0xFFFF, r[a], r[b]);
@@ -33,35 +34,36 @@ __attribute__((always_inline)) static inline void SAEI_FN(saei_turn_blocks)(
     SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
     SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
     SAEI_QUARTERS(0) SAEI_QUARTERS(1) SAEI_QUARTERS(2) SAEI_QUARTERS(3)
-#undef SAEI_BLOCK
+#undef SAEI_BYTES
 #undef SAEI_READ
 #undef SAEI_PAIR
 #undef SAEI_QUAD
 #undef SAEI_QUARTERS
 }
-static inline saei_v SAEI_FN(saei_low)(saei_v pair) {
-    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(pair), 16));
-}
-static inline saei_v SAEI_FN(saei_high)(saei_v pair) {
-    return _mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32((int)0xFFFF0000u)));
-}
-/* The signed byte b of each word as a float. */
-__attribute__((always_inline)) static inline saei_v SAEI_FN(saei_byte)(saei_v words, int b) {
-    __m512i top = _mm512_maskz_slli_epi32(0xFFFF, _mm512_castps_si512(words),
-                                          (unsigned)(24 - 8 * b));
-    return _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_maskz_srai_epi32(0xFFFF, top, 24));
-}
 
-#define SAEI_WIDE saei_v
 #define SAEI_LANES 16
 #define SAEI_ALL SAEI_SIXTEEN
-#define SAEI_HALF saei_vhalf
+#define SAEI_WIDE saei_v
 #define SAEI_LOAD saei_vload
 #define SAEI_STORE saei_vstore
+#define SAEI_HALVES saei_vhalf
 #define SAEI_SET saei_vset
-#define SAEI_MUL saei_vmul
 #define SAEI_FMA saei_vfma
+#define SAEI_MUL saei_vmul
+#define SAEI_SUB saei_vsub
+#define SAEI_INT __m512i
+#define SAEI_BITS _mm512_castps_si512
+#define SAEI_FLOAT _mm512_castsi512_ps
+#define SAEI_NUMBER(v) _mm512_maskz_cvtepi32_ps(0xFFFF, v)
+#define SAEI_LEFT(v, n) _mm512_maskz_slli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT(v, n) _mm512_maskz_srli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT_BY(v, n) _mm512_maskz_srl_epi32(0xFFFF, v, _mm_cvtsi32_si128(n))
+#define SAEI_SIGNED_RIGHT(v, n) _mm512_maskz_srai_epi32(0xFFFF, v, n)
+#define SAEI_AND(v, mask) _mm512_and_si512(v, _mm512_set1_epi32((int)(mask)))
+#define SAEI_OR _mm512_or_si512
+#define SAEI_LESS(v, n) _mm512_sub_epi32(v, _mm512_set1_epi32(n))
+#include "pieces.inl"
+#include "pieces_few_bits.inl"
 #include "widen.inl"
 
 #include "end.inl"

@@ -102,11 +102,12 @@ static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    float lane[32];
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
     for (size_t j = 0; j < count; j++, from += step)
-        for (size_t k = 0; k < dim; k += 32) {
+        for (size_t k = 0; k < dim; k += piece) {
             const unsigned char *at = from + saei_dtype_bytes(dtype, k);
-            const size_t n = saei_min(32, dim - k);
+            const size_t n = saei_min(piece, dim - k);
             SAEI_PREFETCH(at + ahead);
             SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];

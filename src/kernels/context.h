@@ -24,7 +24,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
-    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 256, /* of a linear layer's products */
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 512, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };

@@ -33,18 +33,20 @@ typedef struct saei_quantized {
     /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */             \
     X(set, void, pack, (const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,           \
       uint32_t *out))                                                                              \
-    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
-    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
-      bool add, float *out))                                                                       \
+    /* out[r ld][0..48) = sum_k x[r][k] panel[k][0..48), r < rows <= 8 (+ out if add): the product \
+       order. All 8 x are read. */                                                                 \
+    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], size_t rows, const float *panel,     \
+      size_t dim, bool add, float *out, size_t ld))                                                \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* Weights of type F32, F16, BF16 or Q8_0 (n and dim: whole blocks), at any address. n that lie \
-       together, as floats; and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim; \
-       columns from count on are not specified. What lies `ahead` bytes behind is fetched. */      \
+    /* Weights at any address. n that lie together, of a type that is not of blocks, as floats;    \
+       and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim (of block types whole\
+       blocks); columns from count on are not specified. What lies `ahead` bytes behind is fetched.\
+    */                                                                                             \
     X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
-    /* tile_row of such a panel, which is not written */                                           \
+    /* tile_row of such a panel, which is not written: F32, F16, BF16 and Q8_0 */                  \
     X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
       size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
