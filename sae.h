@@ -12540,12 +12540,8 @@ static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const 
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
-<<<<<<< HEAD
-            kernels->tile(at, room->panel, depth, c > 0, out + g * SAEI_PANEL);
-=======
-            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0,
-                          room->product + g * SAEI_PANEL, SAEI_PANEL);
->>>>>>> linear
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0, out + g * SAEI_PANEL,
+                          SAEI_PANEL);
         }
     }
 }
@@ -14581,7 +14577,8 @@ static void saei_clt_product(const sae_clt *clt, const saei_clt_matrix *m, const
                 at[i] = room->centred + i * room->depth;
                 kernels->scale(depth, scale, from, room->centred + i * room->depth);
             }
-            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0,
+                          room->product + g * SAEI_PANEL, SAEI_PANEL);
         }
     }
 }
@@ -23544,6 +23541,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.ctx = ctx;
     t->view.desc = *shape;
     t->view.desc.output_dim = saei_output_dim(shape);
+    t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K

@@ -93,7 +93,8 @@ static void saei_clt_product(const sae_clt *clt, const saei_clt_matrix *m, const
                 at[i] = room->centred + i * room->depth;
                 kernels->scale(depth, scale, from, room->centred + i * room->depth);
             }
-            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0,
+                          room->product + g * SAEI_PANEL, SAEI_PANEL);
         }
     }
 }

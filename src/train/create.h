@@ -246,6 +246,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.ctx = ctx;
     t->view.desc = *shape;
     t->view.desc.output_dim = saei_output_dim(shape);
+    t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
