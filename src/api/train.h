@@ -386,5 +386,6 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 /* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost);
-/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+/* The reference's output_features, in place: f_i norm(W_dec[i]) of STANDARD_NEW. Those of every
+   other class are its f, which stays as it is. */
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
