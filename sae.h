@@ -1312,7 +1312,8 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 /* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost);
-/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+/* The reference's output_features, in place: f_i norm(W_dec[i]) of STANDARD_NEW. Those of every
+   other class are its f, which stays as it is. */
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
 
 #endif
@@ -1455,11 +1456,11 @@ typedef struct sae_lazy_adam {
    is enough to write a function that calls it (to time it, say). All the rest follows from the
    rows: the tables of the backends here are filled by name, and a table whose required operation is
    NULL is refused when a trainer or session is created. */
-enum {
-    SAE_OP_REQUIRED,
-    SAE_OP_GUARDED,         /* required, and held back once a guard has fired */
-    SAE_OP_OPTIONAL,        /* may be NULL */
-    SAE_OP_OPTIONAL_GUARDED
+enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
+    SAE_OP_REQUIRED = 0,
+    SAE_OP_GUARDED = 1,     /* held back once a guard has fired */
+    SAE_OP_OPTIONAL = 2,    /* may be NULL */
+    SAE_OP_OPTIONAL_GUARDED = SAE_OP_OPTIONAL | SAE_OP_GUARDED
 };
 
 /* Memory, and the course of a step; of no result. */
@@ -22433,16 +22434,19 @@ enum { /* traits of a scheme */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
     SAEI_DEAD = 1 << 5,        /* latents silent for dead_feature_threshold rows are counted */
-    SAEI_TOP_K = 1 << 6,       /* the k largest latents: auxk, a running threshold, b_dec starts at
-                                  the median of the first batch */
-    SAEI_EACH_ROW = 1 << 7,    /* k of each row, not k n of the batch */
-    SAEI_NESTED = 1 << 8       /* groups of latents, each with its own reconstruction */
+    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which may
+                                  be annealed, and a running threshold, by which it chooses later */
+    SAEI_EACH_ROW = 1 << 7,    /* SAEI_TOP_K: k of each row, and later too */
+    SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
+    SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
+    SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
+    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
 };
 
 /* A training scheme: what sets it apart from the others. */
 typedef struct saei_scheme {
     sae_trainer_kind kind;
-    double lr;                             /* default; SAEI_TOP_K: with 16384 latents */
+    double lr;                             /* default */
     double beta1;                          /* of Adam; beta2 is 0.999, eps 1e-8 */
     sae_sparsity_function sparsity;        /* default */
     unsigned traits;
@@ -22843,6 +22847,11 @@ static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_sta
    that every trainer has may be left out: first what the reference writes into config.json, in its
    order; after the + what it leaves out, which is written after all else. */
 
+enum { /* traits that go together here */
+    SAEI_TOP_K_FAMILY = SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN
+                        | SAEI_SCALED
+};
+
 static const saei_scheme saei_schemes[] = {
     { SAE_TRAINER_STANDARD, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_CONSTRAINED, saei_grads_standard,
       saei_loss_standard,
@@ -22871,19 +22880,17 @@ static const saei_scheme saei_schemes[] = {
       "sparsity_warmup_steps decay_start resample_steps steps seed layer lm_name wandb_name "
       "submodule_name + initial_sparsity_penalty anneal_end" },
     { SAE_TRAINER_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_EACH_ROW, saei_grads_top_k,
-      saei_loss_top_k,
+      SAEI_TOP_K_FAMILY | SAEI_EACH_ROW, saei_grads_top_k, saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
       "submodule_name + k_anneal_steps top_k_aux dead_feature_threshold" },
-    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K, saei_grads_top_k, saei_loss_top_k,
+    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1, SAEI_TOP_K_FAMILY, saei_grads_top_k,
+      saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size k device layer lm_name "
       "wandb_name submodule_name + k_anneal_steps dead_feature_threshold" },
     { SAE_TRAINER_MATRYOSHKA, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_NESTED, saei_grads_top_k,
-      saei_loss_top_k,
+      SAEI_TOP_K_FAMILY | SAEI_NESTED, saei_grads_top_k, saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size group_fractions group_weights "
       "group_sizes k device layer lm_name wandb_name submodule_name "
@@ -23099,12 +23106,11 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
     double scale = (double)desc->dict_size / 16384;
-    bool top_k;
     if (!scheme) return; /* kind is refused later */
-    top_k = (scheme->traits & SAEI_TOP_K) != 0;
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
-    saei_default_number(&desc->lr, top_k ? scheme->lr / sqrt(scale > 0 ? scale : 1) : scheme->lr);
+    if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
+    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
@@ -23377,7 +23383,7 @@ static bool saei_trainer_memory(sae_trainer *t) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
         stride = saei_min(stride, h->dict_size);
     }
-    if (saei_has_trait(t, SAEI_TOP_K) && saei_number_of(h->auxk_alpha) > 0)
+    if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
@@ -23845,7 +23851,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_has_trait(t, SAEI_TOP_K) && step == 0)
+    if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     t->scheme->gradients(t);
