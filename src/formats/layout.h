@@ -218,8 +218,9 @@ static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
         return SAE_OK;
     }
     if (load->desc.config)
-        return saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
-                               load->desc.config_size, &load->root);
+        return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
+                               (const char *)load->desc.config, load->desc.config_size,
+                               &load->root);
     if (!there) return SAE_OK;
     if (yaml)
         return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);

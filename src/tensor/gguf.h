@@ -181,11 +181,11 @@ static sae_result saei_gguf_metadata(saei_gguf *g, uint64_t count) {
     SAEI_TRY(saei_gguf_pairs(g, count));
     g->at = begin;
     keys.most = (size_t)count;
-    SAEI_TRY(saei_json_make(file->ctx, file->path, &g->tree));
+    SAEI_TRY(saei_json_make(file->ctx, file->who, file->path, &g->tree));
     file->header = g->tree.nodes;
     file->metadata = file->header;
     SAEI_TRY(saei_gguf_pairs(g, count));
-    SAEI_TRY(saei_json_keys_make(file->ctx, file->path, &keys));
+    SAEI_TRY(saei_json_keys_make(file->ctx, file->who, file->path, &keys));
     twice = saei_json_twice(file->header, &keys);
     saei_free(file->ctx, keys.slots);
     if (!twice) return SAE_OK;
