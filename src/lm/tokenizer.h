@@ -98,7 +98,8 @@ struct sae_tokenizer {
     sae_text normal[2], spaced;
     lmi_cluster cluster;
     sae_tokens symbols;
-    void *heap, *links;
+    uint64_t *heap;
+    struct lmi_link *link;
     size_t heap_room, link_room;
     lmi_word *word;        /* [2 LMI_CACHE_WORDS] */
     size_t words;

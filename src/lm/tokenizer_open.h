@@ -105,7 +105,7 @@ SAE_API void sae_tokenizer_close(sae_tokenizer *t) {
     free(t->cluster.code);
     free(t->cluster.sorted);
     free(t->heap);
-    free(t->links);
+    free(t->link);
     free(t->word);
     for (int i = 0; i < 2; i++) {
         free(t->added[i]);
