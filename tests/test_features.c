@@ -539,6 +539,73 @@ static void test_parts(void) {
     sae_dictionary_destroy(head);
 }
 
+/* Logits of decoder rows for a layer norm, a norm without mean, its weights from 0 or from 1, and a
+   cap: what the norm and the unembedding themselves make of the row, less what they make of
+   nothing, times the size that the norm took from it. */
+static void test_logits(void) {
+    static const char *const families[] = { "parallel", "llama", "gemma2", "gpt2" };
+    size_t k, i, j;
+    check_test = "logits";
+    for (k = 0; k < 4; k++) {
+        sae_lm *lm = NULL;
+        sae_dictionary *dict = NULL;
+        sae_dictionary_desc desc;
+        features_where where;
+        features_place place;
+        features_logit top[6], bottom[6];
+        features_logits_of stats[2];
+        uint32_t latents[2] = { 3, 0 };
+        float *row, *got;
+        sae_lm_config info;
+        CHECK_OK(ctx, sae_lm_open(ctx, check_path("%s/tests/lm/%s", check_root(), families[k]), &lm),
+                 continue);
+        info = sae_lm_config_of(lm);
+        memset(&desc, 0, sizeof desc);
+        memset(&where, 0, sizeof where);
+        desc.arch = SAE_ARCH_TOP_K;
+        desc.activation_dim = info.dim;
+        desc.dict_size = 5;
+        desc.k = 2;
+        where.submodule = "blocks.1.hook_mlp_out";
+        CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &dict), return);
+        CHECK_OK(ctx, features_place_find(ctx, lm, dict, &where, &place), return);
+        CHECK(features_place_has_logits(lm, place), "%s: the stream has logits", families[k]);
+        CHECK_OK(ctx, features_logits(ctx, lm, place, dict, latents, 2, 3, top, bottom, stats),
+                 return);
+        row = (float *)calloc(2, info.dim * sizeof *row);
+        got = (float *)malloc(2 * info.vocab_size * sizeof *got);
+        for (i = 0; i < 2; i++) {
+            const float *w = sae_dictionary_decoder_row(dict, latents[i]);
+            double mean = 0, square = 0, worst = 0, range = (double)stats[i].high - (double)stats[i].low;
+            for (j = 0; j < info.dim; j++) mean += (double)w[j] / (double)info.dim;
+            if (info.rms_norm) mean = 0;
+            for (j = 0; j < info.dim; j++)
+                square += ((double)w[j] - mean) * ((double)w[j] - mean) / (double)info.dim;
+            memset(row, 0, info.dim * sizeof *row); /* nothing, then the row */
+            memcpy(row + info.dim, w, info.dim * sizeof *row);
+            sae_lm_final_norm(lm, row, 2, row);
+            CHECK_OK(ctx, sae_lm_unembed(lm, row, 2, got), return);
+            for (j = 0; j < info.vocab_size; j++)
+                got[j] = (float)((double)(got[info.vocab_size + j] - got[j])
+                                 * sqrt(square + info.norm_eps));
+            for (j = 0; j < 3; j++) {
+                const features_logit *a = &top[3 * i + j], *b = &bottom[3 * i + j];
+                worst = fmax(worst, fabs((double)(got[a->token] - a->value)));
+                worst = fmax(worst, fabs((double)(got[b->token] - b->value)));
+            }
+            CHECK(worst < 1e-4 * range, "%s: logits off by %g of %g", families[k], worst, range);
+            for (j = 0; j < info.vocab_size; j++)
+                CHECK(got[j] <= top[3 * i].value + 1e-4 * range
+                          && got[j] >= bottom[3 * i].value - 1e-4 * range,
+                      "%s: token %zu stands outside", families[k], j);
+        }
+        free(row);
+        free(got);
+        sae_dictionary_destroy(dict);
+        sae_lm_close(lm);
+    }
+}
+
 /* Every place has the name under which it was found. */
 static void test_names(void) {
     static const char *const names[][2] = { /* of the module, of the hook */
@@ -588,6 +655,7 @@ int main(void) {
     test_places();
     test_parts();
     test_names();
+    test_logits();
     sae_contexts_free(&contexts);
     sae_tokenizer_close(tokenizer);
     sae_lm_close(model);

@@ -187,7 +187,7 @@ static int put_rows(stream *s, size_t first, size_t n, uint16_t *narrow) {
     if (s->w.element == 4) return shard_put(&s->w, x, n);
     for (i = 0; i < n * s->w.width; i++) {
         narrow[i] = to_half(x[i]);
-        s->overflows += (narrow[i] & 0x7FFFu) == 0x7C00u && fabsf(x[i]) < INFINITY;
+        s->overflows += half_overflows(x[i]);
     }
     return shard_put(&s->w, narrow, n);
 }
@@ -241,9 +241,7 @@ static int write_activations(const activation_options *o, text_rows *r, uint64_t
     }
     for (s = 0; s < streams; s++) {
         npy_abandon(&all[s].w.npy);
-        if (status == DONE && all[s].overflows)
-            fail("warning: %s: %.0f values are above 65504, the largest of float16, and became "
-                 "infinite: --dtype f32", all[s].name, (double)all[s].overflows);
+        if (status == DONE && all[s].overflows) warn_overflow(all[s].name, all[s].overflows);
     }
     return status;
 }

@@ -123,11 +123,13 @@ static int read_contexts(const common *c, const reading *how, language *l) {
     if (how->bos) desc.num_bos = bos_tokens(l, &room, &desc.bos);
     if (c->bos && !desc.num_bos) return fail("--bos: %s names no bos token", c->model);
     if (how->bos && !desc.num_bos) warn_no_bos(c->model);
-    l->begins_with_bos = desc.num_bos != 0;
     status = own_length(desc.files[0], desc.num_bos, &own);
     if (status != DONE) return status;
     if (own && !c->ctx) desc.length = own;
-    if (sae_contexts_read(tool.ctx, &desc, &l->contexts) == SAE_OK) return DONE;
+    if (sae_contexts_read(tool.ctx, &desc, &l->contexts) == SAE_OK) {
+        l->begins_with_bos = desc.num_bos && l->contexts.tokens[0] == desc.bos[0];
+        return DONE;
+    }
     if (!how->asker) return fail_library();
     return fail("%s; %s asks for contexts of %zu tokens: --ctx N takes others",
                 without_function(sae_error(tool.ctx)), how->asker, how->ctx);
@@ -150,6 +152,9 @@ int language_open(const common *c, language *l) {
 int language_read(const common *c, const reading *how, language *l) {
     int status = read_contexts(c, how, l);
     if (status != DONE) return status;
+    if (how->bos && l->bos >= 0 && !l->begins_with_bos) /* contexts of a .npy stay as they are */
+        fail("warning: the contexts of %s do not begin with bos",
+             c->tokens ? c->tokens : c->text.items[0]);
     if (how->ctx_note[0]) note("%s", how->ctx_note);
     if (how->bos_note[0]) note("%s", how->bos_note);
     if (!how->keeps_padding) mark_padding(l);

@@ -433,6 +433,14 @@ void set_tensor(sae_tensor *t, const char *name, sae_dtype dtype, uint64_t rows,
     t->data = data;
 }
 
+/* A number that float16 has not; --quiet does not hide it. */
+bool half_overflows(float value) { return fabsf(value) >= 65520.0f && fabsf(value) < INFINITY; }
+
+void warn_overflow(const char *path, uint64_t count) {
+    fail("warning: %s: %.0f value%s above 65504, the largest of float16, became infinite", path,
+         (double)count, count == 1 ? "" : "s");
+}
+
 /* To half precision, to the nearest, ties to even, as numpy does it. */
 uint16_t to_half(float value) {
     uint32_t bits, sign;

@@ -330,22 +330,28 @@ static bool features_apart(const features_place *p) {
     return !features_same_site(p->in, p->out) || p->in_from != p->out_from;
 }
 
+/* How many heads stand side by side there; 0: none do. */
+static size_t features_heads(const sae_lm *model, sae_lm_site site) {
+    bool z = site.module == SAE_LM_O_PROJ && site.input;
+    bool qkv = site.module == SAE_LM_Q_PROJ || site.module == SAE_LM_K_PROJ
+               || site.module == SAE_LM_V_PROJ;
+    return z || qkv ? sae_lm_site_dim(model, site) / sae_lm_config_of(model).head_dim : 0;
+}
+
 /* The columns of one head at a site that has all of them side by side. */
 static sae_result features_head(sae_context *ctx, const sae_lm *model, const features_where *where,
                                 sae_lm_site site, size_t *from, size_t *width) {
-    sae_lm_config info = sae_lm_config_of(model);
-    sae_lm_site heads;
-    FEATURES_TRY(sae_lm_site_find(model, "blocks.0.attn.hook_z", false, &heads));
-    if (site.module != heads.module || site.input != heads.input)
+    size_t dim = sae_lm_config_of(model).head_dim, heads = features_heads(model, site);
+    if (!heads)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
                                 "features_place_find: head is %zu, %s has no heads: hook_z has",
                                 where->head, where->submodule);
-    if (where->head >= info.heads)
+    if (where->head >= heads)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
                                 "features_place_find: head is %zu, %s has %zu, counted from 0",
-                                where->head, where->submodule, info.heads);
-    *from = where->head * info.head_dim;
-    *width = info.head_dim;
+                                where->head, where->submodule, heads);
+    *from = where->head * dim;
+    *width = dim;
     return SAE_OK;
 }
 
@@ -372,9 +378,13 @@ SAE_API sae_result features_place_find(sae_context *ctx, const sae_lm *model,
     if (width != info.activation_dim)
         return sae_context_fail(ctx, SAE_ERR_MISMATCH,
                                 "features_place_find: the dictionary takes rows of %zu, "
-                                "%s %s rows of %zu",
+                                "%s %s rows of %zu%s",
                                 info.activation_dim, where->submodule,
-                                place.in.input ? "takes" : "gives", width);
+                                place.in.input ? "takes" : "gives", width,
+                                features_heads(model, place.in) && !where->one_head
+                                        && info.activation_dim == sae_lm_config_of(model).head_dim
+                                    ? " (a head alone must be given)"
+                                    : "");
     if (features_same_site(place.in, place.out)) {
         place.out_from = place.in_from;
     } else width = sae_lm_site_dim(model, place.out);

@@ -185,6 +185,8 @@ void npy_abandon(npy_writer *w);
 void set_tensor(sae_tensor *t, const char *name, sae_dtype dtype, uint64_t rows,
                 uint64_t columns, const void *data);
 uint16_t to_half(float value);
+bool half_overflows(float value);
+void warn_overflow(const char *path, uint64_t count);
 
 /* ==== dictionary.c ============================================================================ */
 
