@@ -132,6 +132,7 @@ extern "C" {
 #include "lm/encode.h"
 #include "lm/decode.h"
 #include "lm/tokenizer_json.h"
+#include "lm/tokenizer_gguf.h"
 #include "lm/tokenizer_open.h"
 #include "lm/contexts.h"
 #ifndef SAE_NO_TRAIN

@@ -369,19 +369,6 @@ static sae_result lmi_gguf_files(sae_lm *m, const char *path) {
     return SAE_OK;
 }
 
-/* Whether the path names a .gguf, by what is in it; by its ending where nothing is there. */
-static bool lmi_gguf_is(const char *path) {
-    size_t n = strlen(path);
-    char head[4] = { 0, 0, 0, 0 };
-    FILE *f;
-    if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return true;
-    f = fopen(path, "rb");
-    if (!f) return false;
-    n = fread(head, 1, sizeof head, f);
-    fclose(f);
-    return n == sizeof head && memcmp(head, "GGUF", sizeof head) == 0;
-}
-
 static sae_result lmi_gguf_open(sae_lm *m, const char *path) {
     const lmi_gguf_arch *row;
     lmi_config c;

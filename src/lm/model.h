@@ -43,7 +43,7 @@ SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out)
     if (!m) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
     m->ctx = ctx;
     m->kernels = lmi_kernels_select();
-    result = lmi_gguf_is(path) ? lmi_gguf_open(m, path) : lmi_open(m, path);
+    result = lmi_names_gguf(path) ? lmi_gguf_open(m, path) : lmi_open(m, path);
     if (result == SAE_OK) *out = m;
     else sae_lm_close(m);
     return result;

@@ -101,7 +101,10 @@ static const sae_tensor *lmi_matrix(const sae_lm *m, int part, size_t layer, siz
     if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts || !t->data) return t;
     *view = *t;
     view->ndim = 2;
-    for (size_t i = 0; i < 2; i++) view->shape[i] = t->shape[i + 1], view->stride[i] = t->stride[i + 1];
+    for (size_t i = 0; i < 2; i++) {
+        view->shape[i] = t->shape[i + 1];
+        view->stride[i] = t->stride[i + 1];
+    }
     view->data = (const char *)t->data + lmi_bytes(t, expert);
     if (both && view->shape[0] % 2 == 0) {
         view->shape[0] /= 2;
