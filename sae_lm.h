@@ -4649,17 +4649,18 @@ SAE_API sae_result sae_lm_generate(sae_lm *lm, const sae_lm_generate_desc *desc,
 /* ==== >>lm: unicode: classes ==================================== src/lm/unicode_classes.h ==== */
 /* Written by tools/make_unicode.py: Unicode 16.0, as the package tokenizers has it. */
 
-/* 1 upper or title case, 2 lower case, 3 other letter, 4 mark, 5 number, 6 white space,
-   0 other; + 8: \w */
+/* of each character the sets it is in, as in text.h */
 static const unsigned char lmi_ascii[] = {
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 6, 6, 6, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 0, 0, 0,
-    0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 0,
-    0, 0, 8, 0, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10,
-    10, 10, 10, 10, 10, 0, 0, 0, 0, 0
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 64, 64, 64, 64, 64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 160, 160, 160, 160, 160, 160, 160, 160,
+    160, 160, 1, 1, 1, 1, 1, 1, 1, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130,
+    130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 1, 1, 1, 1, 129, 1, 132, 132,
+    132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132,
+    132, 132, 132, 132, 132, 1, 1, 1, 1, 1
 };
 
-/* code << 4 | class, from there on; from U+0080 */
+/* code << 4 | class, from there on and from U+0080: 1 upper or title case, 2 lower case,
+   3 other letter, 4 mark, 5 number, 6 white space, 0 other; + 8: \w */
 static const uint32_t lmi_classes[] = {
     2134, 2144, 2566, 2576, 2731, 2736, 2853, 2880, 2906, 2912, 2965, 2987, 2992, 3013, 3056, 3081,
     3440, 3465, 3578, 3952, 3978, 4105, 4122, 4137, 4154, 4169, 4186, 4201, 4218, 4233, 4250, 4265,
@@ -5499,15 +5500,14 @@ static size_t lmi_put_code(uint32_t c, unsigned char *out) {
 static unsigned lmi_class(uint32_t c) {
     size_t lo = 0, hi = LMI_COUNT(lmi_classes);
     unsigned k = 0;
-    if (c < 0x80) k = lmi_ascii[c];
-    else if (c != UINT32_MAX) {
-        while (lo < hi) { /* the last boundary at or below c is lo - 1 */
-            size_t mid = (lo + hi) / 2;
-            if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
-            else hi = mid;
-        }
-        if (lo) k = lmi_classes[lo - 1] & 15;
+    if (c < 0x80) return lmi_ascii[c];
+    if (c == UINT32_MAX) return LMI_OTHER;
+    while (lo < hi) { /* the last boundary at or below c is lo - 1 */
+        size_t mid = (lo + hi) / 2;
+        if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
+        else hi = mid;
     }
+    if (lo) k = lmi_classes[lo - 1] & 15;
     return 1u << (k & 7) | (k & 8) << 4;
 }
 
@@ -5771,7 +5771,8 @@ struct sae_tokenizer {
     sae_text normal[2], spaced;
     lmi_cluster cluster;
     sae_tokens symbols;
-    void *heap, *links;
+    uint64_t *heap;
+    struct lmi_link *link;
     size_t heap_room, link_room;
     lmi_word *word;        /* [2 LMI_CACHE_WORDS] */
     size_t words;
@@ -6127,7 +6128,12 @@ static bool lmi_pattern_read(const char *pattern, lmi_splitter *out) {
 /* Bytes of the characters of a set at s, at least 0. */
 static size_t lmi_run_of(const unsigned char *s, size_t left, unsigned set) {
     size_t at = 0, length;
-    while (at < left && (lmi_class(lmi_code(s + at, left - at, &length)) & set)) at += length;
+    for (; at < left; at += length) {
+        if (s[at] < 128) {
+            length = 1;
+            if (!(lmi_ascii[s[at]] & set)) break;
+        } else if (!(lmi_class(lmi_code(s + at, left - at, &length)) & set)) break;
+    }
     return at;
 }
 
@@ -6252,82 +6258,67 @@ static size_t lmi_merge_few(const sae_tokenizer *t, int32_t *id, size_t n) {
     }
 }
 
-/* Many: a heap of pairs by rank, then place; entries whose pair is no more are passed over. */
-typedef struct lmi_entry {
-    int32_t rank, left, right, made;
-    uint32_t at;
-} lmi_entry;
-
+/* Many: a heap of rank << 32 | place; entries whose pair is another by now are passed over. */
 typedef struct lmi_link {
     uint32_t before, behind; /* UINT32_MAX: none */
 } lmi_link;
 
-static bool lmi_sooner(const lmi_entry *a, const lmi_entry *b) {
-    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
-}
-
-static void lmi_heap_push(lmi_entry *heap, size_t *count, const lmi_entry *entry) {
+static void lmi_heap_push(uint64_t *heap, size_t *count, uint64_t entry) {
     size_t i = (*count)++;
-    for (; i > 0 && lmi_sooner(entry, &heap[(i - 1) / 2]); i = (i - 1) / 2)
-        heap[i] = heap[(i - 1) / 2];
-    heap[i] = *entry;
+    for (; i > 0 && entry < heap[(i - 1) / 2]; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+    heap[i] = entry;
 }
 
-static lmi_entry lmi_heap_pop(lmi_entry *heap, size_t *count) {
-    lmi_entry top = heap[0], last = heap[--*count];
+static uint64_t lmi_heap_pop(uint64_t *heap, size_t *count) {
+    uint64_t top = heap[0], last = heap[--*count];
     size_t i = 0, child;
     for (; (child = 2 * i + 1) < *count; i = child) {
-        if (child + 1 < *count && lmi_sooner(&heap[child + 1], &heap[child])) child++;
-        if (!lmi_sooner(&heap[child], &last)) break;
+        if (child + 1 < *count && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= last) break;
         heap[i] = heap[child];
     }
     heap[i] = last;
     return top;
 }
 
-static void lmi_heap_pair(const sae_tokenizer *t, const int32_t *id, uint32_t at,
-                          uint32_t behind, lmi_entry *heap, size_t *count) {
+static void lmi_heap_pair(const sae_tokenizer *t, const int32_t *id, size_t at, size_t behind,
+                          uint64_t *heap, size_t *count) {
     const lmi_merge *m = lmi_merge_slot(t, id[at], id[behind]);
-    lmi_entry entry;
-    if (m->left < 0) return;
-    entry.rank = m->rank;
-    entry.left = m->left;
-    entry.right = m->right;
-    entry.made = m->made;
-    entry.at = at;
-    lmi_heap_push(heap, count, &entry);
+    if (m->left >= 0) lmi_heap_push(heap, count, (uint64_t)(uint32_t)m->rank << 32 | at);
 }
 
 /* Returns how many are left; SIZE_MAX: no memory. At most 3 n entries: n - 1, and 2 a merge. */
 static size_t lmi_merge_many(sae_tokenizer *t, int32_t *id, size_t n) {
     size_t count = 0, kept = 0, room;
-    lmi_entry *heap;
+    uint64_t *heap;
     lmi_link *link;
-    if (n >= UINT32_MAX / 4 || !lmi_mul(n, 3, &room)
-        || !lmi_grow(&t->heap, &t->heap_room, room, sizeof *heap)
-        || !lmi_grow(&t->links, &t->link_room, n, sizeof *link))
+    if (n >= UINT32_MAX || !lmi_mul(n, 3, &room)
+        || !lmi_grow((void **)&t->heap, &t->heap_room, room, sizeof *heap)
+        || !lmi_grow((void **)&t->link, &t->link_room, n, sizeof *link))
         return SIZE_MAX;
-    heap = (lmi_entry *)t->heap;
-    link = (lmi_link *)t->links;
+    heap = t->heap;
+    link = t->link;
     for (size_t i = 0; i < n; i++) {
         link[i].before = i ? (uint32_t)(i - 1) : UINT32_MAX;
         link[i].behind = i + 1 < n ? (uint32_t)(i + 1) : UINT32_MAX;
     }
-    for (size_t i = 0; i + 1 < n; i++)
-        lmi_heap_pair(t, id, (uint32_t)i, (uint32_t)(i + 1), heap, &count);
+    for (size_t i = 0; i + 1 < n; i++) lmi_heap_pair(t, id, i, i + 1, heap, &count);
     while (count) {
-        lmi_entry top = lmi_heap_pop(heap, &count);
-        uint32_t behind = link[top.at].behind;
-        if (behind == UINT32_MAX || id[top.at] != top.left || id[behind] != top.right) continue;
-        id[top.at] = top.made;
+        uint64_t top = lmi_heap_pop(heap, &count);
+        uint32_t at = (uint32_t)top, behind = link[at].behind;
+        const lmi_merge *m;
+        if (id[at] < 0 || behind == UINT32_MAX) continue; /* taken in; the last */
+        m = lmi_merge_slot(t, id[at], id[behind]);
+        if (m->left < 0 || (uint32_t)m->rank != top >> 32) continue;
+        id[at] = m->made;
         id[behind] = -1;
-        link[top.at].behind = link[behind].behind;
-        if (link[behind].behind != UINT32_MAX) {
-            link[link[behind].behind].before = top.at;
-            lmi_heap_pair(t, id, top.at, link[behind].behind, heap, &count);
+        link[at].behind = link[behind].behind;
+        if (link[at].behind != UINT32_MAX) {
+            link[link[at].behind].before = at;
+            lmi_heap_pair(t, id, at, link[at].behind, heap, &count);
         }
-        if (link[top.at].before != UINT32_MAX)
-            lmi_heap_pair(t, id, link[top.at].before, top.at, heap, &count);
+        if (link[at].before != UINT32_MAX)
+            lmi_heap_pair(t, id, link[at].before, at, heap, &count);
     }
     for (size_t i = 0; i < n; i++)
         if (id[i] >= 0) id[kept++] = id[i];
@@ -6427,16 +6418,20 @@ static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t siz
     return true;
 }
 
-/* Bytes of a long word up to its first seam. The character behind it has a token, so that a run of
-   unknown ones is not cut. */
+/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may be
+   left out, or be one with its like. */
 static size_t lmi_seam_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
-    size_t at, length;
-    uint32_t before = lmi_code(s, left, &at);
-    for (; at < left; at += length) {
+    size_t before = 0, at, length;
+    uint32_t last = lmi_code(s, left, &at);
+    while (at < left) {
         uint32_t c = lmi_code(s + at, left - at, &length);
-        size_t bit = lmi_seam_at(t, before, c);
-        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0) return at;
-        before = c;
+        size_t bit = lmi_seam_at(t, last, c);
+        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0
+            && lmi_char_id(t, s + before, at - before) >= 0)
+            return at;
+        last = c;
+        before = at;
+        at += length;
     }
     return left;
 }
@@ -6510,11 +6505,15 @@ static bool lmi_encode_between(sae_tokenizer *t, int kind, const unsigned char *
 /* Takes the added tokens of one kind out of a text; what lies between goes on. */
 static bool lmi_encode_text(sae_tokenizer *t, int kind, const unsigned char *s, size_t size,
                             bool first, sae_tokens *out) {
+    const uint32_t *starts = t->starts[kind];
     size_t begin = 0, at = 0;
     for (;;) {
         const lmi_added *a = NULL;
         size_t start, stop;
-        while (at < size && !(a = lmi_added_at(t, kind, s + at, size - at))) at++;
+        while (at < size
+               && (starts[s[at]] == starts[s[at] + 1]
+                   || !(a = lmi_added_at(t, kind, s + at, size - at))))
+            at++;
         if (!a) break;
         start = at;
         stop = at += a->span.size;
@@ -7550,7 +7549,7 @@ SAE_API void sae_tokenizer_close(sae_tokenizer *t) {
     free(t->cluster.code);
     free(t->cluster.sorted);
     free(t->heap);
-    free(t->links);
+    free(t->link);
     free(t->word);
     for (int i = 0; i < 2; i++) {
         free(t->added[i]);
