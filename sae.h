@@ -274,8 +274,8 @@ typedef enum sae_input_norm {
                                 x_hat std(x) + mean(x) */
 } sae_input_norm;
 
-/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so on,
-   and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
+/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so
+   on, and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
 typedef enum sae_gate {
     SAE_GATE_NONE = 0,  /* w = 1 */
     SAE_GATE_NORM,      /* norm(W_dec[i]); with layer_codes of each layer's part */
@@ -3851,9 +3851,9 @@ static sae_result saei_json_pass(saei_json_parser *p) {
 }
 
 /* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. who,
-   the function, and name, the file, are for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
-   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
-   SAE_ERR_OUT_OF_MEMORY. */
+   the function, and name, the file, are for messages. Limits: depth 64, 2^24 values of 40 bytes, no
+   duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after it. Errors:
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *who, const char *name,
                                   const char *text, size_t size, sae_json **root) {
     saei_json_parser p;
@@ -14351,8 +14351,8 @@ static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float 
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale [layers]
-   brings what is decoded to the units of x. */
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale
+   [layers] brings what is decoded to the units of x. */
 static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
@@ -15801,8 +15801,8 @@ static bool saei_is_zero(const sae_tensor *t) {
     const int64_t size = (int64_t)sae_dtype_size(t->dtype);
     float v = 0;
     for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
-        saei_convert_row(t->dtype, (const unsigned char *)t->data + (int64_t)i * t->stride[0] * size,
-                         size, 1, &v);
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
     return v == 0;
 }
 
@@ -16401,8 +16401,8 @@ static void saei_export_ungate(saei_export *e) {
             dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
         }
     } else {
-        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved into "
-                  "the encoder: latents are multiplied by them");
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved "
+                  "into the encoder: latents are multiplied by them");
         saei_fold_decoder_rescale(dict);
     }
     dict->desc.gate = SAE_GATE_NONE;
@@ -16921,7 +16921,8 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
                           "standard, topk, abstopk, gated, jumprelu, batchtopk, "
                           "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
-                          "jumprelu_skip_transcoder, matching_pursuit", name ? saei_quote(name, quoted) : "missing");
+                          "jumprelu_skip_transcoder, matching_pursuit",
+                          name ? saei_quote(name, quoted) : "missing");
 }
 
 /* What activation_scaler.json, beside a checkpoint of SAELens' trainer, says of its input. */
@@ -17453,7 +17454,7 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     return SAE_OK;
 }
 
-/* A layer of clt-training alone (n_targets 0) has a post-encoder, which is nothing where it is 0. */
+/* A layer of clt-training alone (n_targets 0) has a post-encoder, nothing where it is 0. */
 static sae_result saei_sparsify_post(saei_draft *draft) {
     const saei_load *load = draft->load;
     const sae_tensor *post = saei_draft_may(draft, "post_enc", SAEI_SLOT_NOTHING);
@@ -17463,9 +17464,9 @@ static sae_result saei_sparsify_post(saei_draft *draft) {
     SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &scaled));
     SAEI_TRY(saei_config_bool(load, "normalize_io", &normalized));
     if (targets)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of clt-training's "
-                              "cross-layer transcoder (n_targets in cfg.json is %zu), which "
-                              "sae_clt_open opens by the folder above", targets);
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of "
+                              "clt-training's cross-layer transcoder (n_targets in cfg.json is "
+                              "%zu), which sae_clt_open opens by the folder above", targets);
     if (scaled || normalized || (post && (post->ndim != 1 || !sae_dtype_size(post->dtype)
                                           || !saei_is_zero(post))))
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with a "
@@ -17896,7 +17897,8 @@ static void saei_scopium_keys(saei_draft *draft, const saei_scopium *s, bool old
     draft->ignored = "dataset_average_activation_norm.";
 }
 
-static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sae_dictionary *dict) {
+static void saei_scopium_origin(const saei_load *load, const saei_scopium *s,
+                                sae_dictionary *dict) {
     sae_origin *o = &dict->origin;
     saei_origin_text(o->class_name, sizeof o->class_name, s->act);
     saei_origin_text(o->hook, sizeof o->hook, s->in);
@@ -18337,7 +18339,7 @@ static bool saei_finetuning_probe(const saei_load *load) {
     return enc && enc->ndim == 3 && saei_load_find(load, "decoder.weight");
 }
 
-/* A number of the config: of the hub's, which has the constructor's arguments, or of a trainer's. */
+/* A number of the config: the hub's, with the constructor's arguments, or a trainer's. */
 static double saei_finetuning_number(const saei_load *load, const char *key, double other) {
     const sae_json *v = saei_config_value(load->root, key);
     if (!v) v = saei_config_value(sae_json_get(load->root, "trainer"), key);
@@ -18748,7 +18750,8 @@ static sae_result saei_clt_end(saei_clt_draft *draft) {
     return SAE_OK;
 }
 
-/* ==== >>files: cross-layer transcoders of circuit-tracer, Gemma Scope 2, CLT-Forge, Llamascopium  src/formats/clt_readers.h ==== */
+/* ==== >>files: cross-layer transcoders of four programs ======== src/formats/clt_readers.h ==== */
+/* circuit-tracer, Gemma Scope 2, CLT-Forge, Llamascopium. */
 
 static sae_result saei_clt_there(const saei_load *load, const char *name, bool *there) {
     saei_path_kind kind = SAEI_PATH_NONE;
@@ -19189,9 +19192,9 @@ static sae_result saei_scopium_clt_read(saei_clt_draft *draft) {
 }
 
 /* ==== >>files: clt-training =================================== src/formats/clt_training.h ==== */
-/* A folder for each layer, sparsify's cfg.json and sae.safetensors: W_decs.j, b_decs.j, post_encs.j,
-   post_enc_scales.j, W_skips.j of source i are for target i + j. A folder alone (n_targets 0) has
-   them without number. */
+/* A folder for each layer, sparsify's cfg.json and sae.safetensors: W_decs.j, b_decs.j,
+   post_encs.j, post_enc_scales.j, W_skips.j of source i are for target i + j. A folder alone
+   (n_targets 0) has them without number. */
 
 typedef struct saei_training {
     size_t targets, sources; /* n_targets, n_sources */
@@ -19568,8 +19571,8 @@ static sae_result saei_clt_read(saei_load *load, sae_clt *clt) {
     if (kind != SAEI_PATH_FOLDER)
         return saei_load_fail(load, kind == SAEI_PATH_FILE ? SAE_ERR_UNSUPPORTED
                                                            : SAE_ERR_NOT_FOUND,
-                              kind == SAEI_PATH_FILE ? "a file; a cross-layer transcoder, or a set, "
-                                                       "is a folder"
+                              kind == SAEI_PATH_FILE ? "a file; a cross-layer transcoder, or a "
+                                                       "set, is a folder"
                                                      : "there is no such folder");
     SAEI_TRY(saei_clt_format_of(load, &format));
     if (!format)
@@ -22438,8 +22441,8 @@ enum { /* traits of a scheme */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
     SAEI_DEAD = 1 << 5,        /* latents silent for dead_feature_threshold rows are counted */
-    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which may
-                                  be annealed, and a running threshold, by which it chooses later */
+    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which
+                                  may be annealed, and a running threshold, its later choice */
     SAEI_EACH_ROW = 1 << 7,    /* SAEI_TOP_K: k of each row, and later too */
     SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */

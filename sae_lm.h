@@ -95,10 +95,10 @@ typedef struct sae_lm_config {
     sae_dtype dtype;        /* of the embedding in the file */
 } sae_lm_config;
 
-/* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model is
-   the same by the same names, also where rows of q, k or qkv stand in another order in the .gguf.
-   The files stay mapped and matrices stay in them, in their own type; what is computed is float32.
-   ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged,
+/* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model
+   is the same by the same names, also where rows of q, k or qkv stand in another order in the
+   .gguf. The files stay mapped and matrices stay in them, in their own type; what is computed is
+   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged,
    or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another family, the
    message lists those there are; another activation or rotary kind; in a folder quantised weights,
    in a .gguf types of less than Q2_K and tensors that are not known), SAE_ERR_OUT_OF_MEMORY.
@@ -6418,8 +6418,8 @@ static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t siz
     return true;
 }
 
-/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may be
-   left out, or be one with its like. */
+/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may
+   be left out, or be one with its like. */
 static size_t lmi_seam_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
     size_t before = 0, at, length;
     uint32_t last = lmi_code(s, left, &at);
@@ -7164,9 +7164,9 @@ static sae_result lmi_tokenizer_read_json(sae_tokenizer *t) {
 }
 
 /* ==== >>lm: tokenizer: .gguf ===================================== src/lm/tokenizer_gguf.h ==== */
-/* tokenizer.ggml.model "gpt2": BPE of bytes with a list of merges; "llama": as SentencePiece, any two
-   neighbours that make a token may merge, the token of the highest score first. What the file does
-   not say is taken as the tokenizers of these names have it: patterns, NFC, ignore_merges. */
+/* tokenizer.ggml.model "gpt2": BPE of bytes with a list of merges; "llama": as SentencePiece, any
+   two neighbours that make a token may merge, the token of the highest score first. What the file
+   does not say is taken as the tokenizers of these names have it: patterns, NFC, ignore_merges. */
 
 /* By the number of a token's type; others are as normal ones. */
 enum {
@@ -7414,8 +7414,8 @@ static sae_result lmi_gguf_kind(lmi_tokenizer_file *r) {
         return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
                           "tokenizer.ggml.model is %.60s, supported are gpt2 and llama", model);
     if (sae_json_kind_of(r->vocab) != SAE_JSON_ARRAY || !size || size > LMI_MAX_ID)
-        return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.tokens has %zu entries, allowed are "
-                          "1 to %d", sae_json_kind_of(r->vocab) == SAE_JSON_ARRAY ? size : 0,
+        return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.tokens has %zu entries, allowed "
+                          "are 1 to %d", sae_json_kind_of(r->vocab) == SAE_JSON_ARRAY ? size : 0,
                           LMI_MAX_ID);
     if (r->t->bytes && sae_json_kind_of(r->merges) != SAE_JSON_ARRAY)
         return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.merges is missing");

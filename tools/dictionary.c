@@ -210,10 +210,12 @@ int open_subject(const common *c, bool raw_decoder_norms, subject *s) {
     int status;
     memset(s, 0, sizeof *s);
     if (is_layers(c)) {
+        const sae_clt_desc *desc;
         status = open_layers(c, &s->clt);
         if (status != DONE) return status;
-        s->in = s->out = sae_clt_get_desc(s->clt)->layers * sae_clt_get_desc(s->clt)->activation_dim;
-        s->codes = sae_clt_get_desc(s->clt)->layers * sae_clt_get_desc(s->clt)->dict_size;
+        desc = sae_clt_get_desc(s->clt);
+        s->in = s->out = desc->layers * desc->activation_dim;
+        s->codes = desc->layers * desc->dict_size;
         return DONE;
     }
     status = load_dictionary(c, raw_decoder_norms, &s->dict);

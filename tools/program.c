@@ -69,7 +69,8 @@ static const char *in_our_words(const char *message, char out[2000]) {
     static const char *const words[][2] = {
         { "sae_load_desc.arch", "--dict-class" }, { "sae_load_desc.k", "--k" },
         { "sae_load_desc.input_scale", "--input-scale" }, { "sae_load_desc asks for", "asked are" },
-        { "which sae_clt_open opens", "which info, encode, reconstruct and eval open" }, { "sae_dictionary_export", "sae convert" },
+        { "which sae_clt_open opens", "which info, encode, reconstruct and eval open" },
+        { "sae_dictionary_export", "sae convert" },
         { "save_dir", "--out" }, { "leave resume out", "leave --resume out" }
     };
     size_t n = 0, i;

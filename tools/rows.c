@@ -244,7 +244,10 @@ void reader_warn_bad(const reader *r) {
 /* reader_next of files side by side. */
 static int reader_next_sides(reader *r, float *x, size_t max, size_t *n) {
     size_t width = r->width / r->sides, i, k, some = 0;
-    if (max > r->capacity) r->part = (float *)keep_alloc((r->capacity = max) * width, sizeof *r->part);
+    if (max > r->capacity) {
+        r->capacity = max;
+        r->part = (float *)keep_alloc(max * width, sizeof *r->part);
+    }
     for (i = 0; i < r->sides; i++) {
         int status = reader_next(&r->side[i], r->part, max, &some);
         if (status != DONE) return status;

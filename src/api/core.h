@@ -146,8 +146,8 @@ typedef enum sae_input_norm {
                                 x_hat std(x) + mean(x) */
 } sae_input_norm;
 
-/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so on,
-   and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
+/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so
+   on, and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
 typedef enum sae_gate {
     SAE_GATE_NONE = 0,  /* w = 1 */
     SAE_GATE_NORM,      /* norm(W_dec[i]); with layer_codes of each layer's part */

@@ -333,9 +333,9 @@ static sae_result saei_json_pass(saei_json_parser *p) {
 }
 
 /* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. who,
-   the function, and name, the file, are for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
-   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
-   SAE_ERR_OUT_OF_MEMORY. */
+   the function, and name, the file, are for messages. Limits: depth 64, 2^24 values of 40 bytes, no
+   duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after it. Errors:
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
 static sae_result saei_json_parse(const sae_context *ctx, const char *who, const char *name,
                                   const char *text, size_t size, sae_json **root) {
     saei_json_parser p;

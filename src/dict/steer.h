@@ -176,8 +176,8 @@ static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float 
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale [layers]
-   brings what is decoded to the units of x. */
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale
+   [layers] brings what is decoded to the units of x. */
 static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;

@@ -140,8 +140,8 @@ static sae_result saei_clt_read(saei_load *load, sae_clt *clt) {
     if (kind != SAEI_PATH_FOLDER)
         return saei_load_fail(load, kind == SAEI_PATH_FILE ? SAE_ERR_UNSUPPORTED
                                                            : SAE_ERR_NOT_FOUND,
-                              kind == SAEI_PATH_FILE ? "a file; a cross-layer transcoder, or a set, "
-                                                       "is a folder"
+                              kind == SAEI_PATH_FILE ? "a file; a cross-layer transcoder, or a "
+                                                       "set, is a folder"
                                                      : "there is no such folder");
     SAEI_TRY(saei_clt_format_of(load, &format));
     if (!format)

@@ -3,7 +3,8 @@
 #include "clt_draft.h"
 #include "llamascopium.h"
 
-/* ==== >>files: cross-layer transcoders of circuit-tracer, Gemma Scope 2, CLT-Forge, Llamascopium */
+/* ==== >>files: cross-layer transcoders of four programs ======================================= */
+/* circuit-tracer, Gemma Scope 2, CLT-Forge, Llamascopium. */
 
 static sae_result saei_clt_there(const saei_load *load, const char *name, bool *there) {
     saei_path_kind kind = SAEI_PATH_NONE;

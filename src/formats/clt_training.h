@@ -2,9 +2,9 @@
 #include "clt_readers.h"
 
 /* ==== >>files: clt-training =================================================================== */
-/* A folder for each layer, sparsify's cfg.json and sae.safetensors: W_decs.j, b_decs.j, post_encs.j,
-   post_enc_scales.j, W_skips.j of source i are for target i + j. A folder alone (n_targets 0) has
-   them without number. */
+/* A folder for each layer, sparsify's cfg.json and sae.safetensors: W_decs.j, b_decs.j,
+   post_encs.j, post_enc_scales.j, W_skips.j of source i are for target i + j. A folder alone
+   (n_targets 0) has them without number. */
 
 typedef struct saei_training {
     size_t targets, sources; /* n_targets, n_sources */

@@ -10,7 +10,7 @@ static bool saei_finetuning_probe(const saei_load *load) {
     return enc && enc->ndim == 3 && saei_load_find(load, "decoder.weight");
 }
 
-/* A number of the config: of the hub's, which has the constructor's arguments, or of a trainer's. */
+/* A number of the config: the hub's, with the constructor's arguments, or a trainer's. */
 static double saei_finetuning_number(const saei_load *load, const char *key, double other) {
     const sae_json *v = saei_config_value(load->root, key);
     if (!v) v = saei_config_value(sae_json_get(load->root, "trainer"), key);

@@ -82,8 +82,8 @@ static bool saei_is_zero(const sae_tensor *t) {
     const int64_t size = (int64_t)sae_dtype_size(t->dtype);
     float v = 0;
     for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
-        saei_convert_row(t->dtype, (const unsigned char *)t->data + (int64_t)i * t->stride[0] * size,
-                         size, 1, &v);
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
     return v == 0;
 }
 

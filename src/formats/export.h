@@ -31,8 +31,8 @@ static void saei_export_ungate(saei_export *e) {
             dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
         }
     } else {
-        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved into "
-                  "the encoder: latents are multiplied by them");
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved "
+                  "into the encoder: latents are multiplied by them");
         saei_fold_decoder_rescale(dict);
     }
     dict->desc.gate = SAE_GATE_NONE;

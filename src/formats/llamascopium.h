@@ -244,7 +244,8 @@ static void saei_scopium_keys(saei_draft *draft, const saei_scopium *s, bool old
     draft->ignored = "dataset_average_activation_norm.";
 }
 
-static void saei_scopium_origin(const saei_load *load, const saei_scopium *s, sae_dictionary *dict) {
+static void saei_scopium_origin(const saei_load *load, const saei_scopium *s,
+                                sae_dictionary *dict) {
     sae_origin *o = &dict->origin;
     saei_origin_text(o->class_name, sizeof o->class_name, s->act);
     saei_origin_text(o->hook, sizeof o->hook, s->in);

@@ -71,7 +71,8 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
                           "standard, topk, abstopk, gated, jumprelu, batchtopk, "
                           "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
-                          "jumprelu_skip_transcoder, matching_pursuit", name ? saei_quote(name, quoted) : "missing");
+                          "jumprelu_skip_transcoder, matching_pursuit",
+                          name ? saei_quote(name, quoted) : "missing");
 }
 
 /* What activation_scaler.json, beside a checkpoint of SAELens' trainer, says of its input. */

@@ -50,7 +50,7 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     return SAE_OK;
 }
 
-/* A layer of clt-training alone (n_targets 0) has a post-encoder, which is nothing where it is 0. */
+/* A layer of clt-training alone (n_targets 0) has a post-encoder, nothing where it is 0. */
 static sae_result saei_sparsify_post(saei_draft *draft) {
     const saei_load *load = draft->load;
     const sae_tensor *post = saei_draft_may(draft, "post_enc", SAEI_SLOT_NOTHING);
@@ -60,9 +60,9 @@ static sae_result saei_sparsify_post(saei_draft *draft) {
     SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &scaled));
     SAEI_TRY(saei_config_bool(load, "normalize_io", &normalized));
     if (targets)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of clt-training's "
-                              "cross-layer transcoder (n_targets in cfg.json is %zu), which "
-                              "sae_clt_open opens by the folder above", targets);
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of "
+                              "clt-training's cross-layer transcoder (n_targets in cfg.json is "
+                              "%zu), which sae_clt_open opens by the folder above", targets);
     if (scaled || normalized || (post && (post->ndim != 1 || !sae_dtype_size(post->dtype)
                                           || !saei_is_zero(post))))
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with a "

@@ -40,8 +40,8 @@ static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t siz
     return true;
 }
 
-/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may be
-   left out, or be one with its like. */
+/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may
+   be left out, or be one with its like. */
 static size_t lmi_seam_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
     size_t before = 0, at, length;
     uint32_t last = lmi_code(s, left, &at);

@@ -2,9 +2,9 @@
 #include "tokenizer_json.h"
 
 /* ==== >>lm: tokenizer: .gguf ================================================================== */
-/* tokenizer.ggml.model "gpt2": BPE of bytes with a list of merges; "llama": as SentencePiece, any two
-   neighbours that make a token may merge, the token of the highest score first. What the file does
-   not say is taken as the tokenizers of these names have it: patterns, NFC, ignore_merges. */
+/* tokenizer.ggml.model "gpt2": BPE of bytes with a list of merges; "llama": as SentencePiece, any
+   two neighbours that make a token may merge, the token of the highest score first. What the file
+   does not say is taken as the tokenizers of these names have it: patterns, NFC, ignore_merges. */
 
 /* By the number of a token's type; others are as normal ones. */
 enum {
@@ -252,8 +252,8 @@ static sae_result lmi_gguf_kind(lmi_tokenizer_file *r) {
         return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
                           "tokenizer.ggml.model is %.60s, supported are gpt2 and llama", model);
     if (sae_json_kind_of(r->vocab) != SAE_JSON_ARRAY || !size || size > LMI_MAX_ID)
-        return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.tokens has %zu entries, allowed are "
-                          "1 to %d", sae_json_kind_of(r->vocab) == SAE_JSON_ARRAY ? size : 0,
+        return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.tokens has %zu entries, allowed "
+                          "are 1 to %d", sae_json_kind_of(r->vocab) == SAE_JSON_ARRAY ? size : 0,
                           LMI_MAX_ID);
     if (r->t->bytes && sae_json_kind_of(r->merges) != SAE_JSON_ARRAY)
         return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.merges is missing");

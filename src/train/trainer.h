@@ -11,8 +11,8 @@ enum { /* traits of a scheme */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
     SAEI_DEAD = 1 << 5,        /* latents silent for dead_feature_threshold rows are counted */
-    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which may
-                                  be annealed, and a running threshold, by which it chooses later */
+    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which
+                                  may be annealed, and a running threshold, its later choice */
     SAEI_EACH_ROW = 1 << 7,    /* SAEI_TOP_K: k of each row, and later too */
     SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
