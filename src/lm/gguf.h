@@ -203,12 +203,13 @@ static sae_result lmi_gguf_rotary(const lmi_config *c, sae_lm *m) {
 }
 
 /* Layers with a window: all; or, Gemma's, all but each n-th. sliding_window_pattern is that n, or a
-   bool for each layer. */
-static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row, lmi_shape *s) {
+   bool for each layer. Layers whose tensors are there have experts. */
+static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row, sae_lm *m) {
+    lmi_shape *s = &m->shape;
     sae_lm_config *info = &s->info;
     double window = (double)row->window, scale = 0, wide = (double)(info->dim / info->heads);
     size_t every = strlen(c->family->windows);
-    char key[64];
+    char key[64], name[LMI_NAME_SIZE];
     const sae_json *pattern = lmi_gguf_get(c, "attention.sliding_window_pattern", key), *v;
     LMI_TRY(lmi_gguf_number(c, "attention.sliding_window", 0, INT32_MAX, &window));
     LMI_TRY(lmi_gguf_number(c, "attention.scale", 0, 1e9, &scale));
@@ -230,7 +231,10 @@ static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row,
         s->layer[i].window = local ? (size_t)window : 0;
         s->layer[i].rope = s->layer[i].window && s->has & LMI_LOCAL_ROPE;
         s->layer[i].scale = (float)scale;
-        s->layer[i].experts = (s->has & LMI_EXPERTS) != 0;
+        for (int k = 0; k < 2 && s->has & LMI_EXPERTS && !s->layer[i].experts; k++) {
+            lmi_tensor_name(m, k ? LMI_EXPERT_DOWN : LMI_ROUTER, i, 0, ".weight", name);
+            s->layer[i].experts = lmi_tensor(m, name) != NULL;
+        }
         if (s->layer[i].window) info->window = (size_t)window;
     }
     return SAE_OK;
@@ -272,9 +276,9 @@ static sae_result lmi_gguf_rest(const lmi_config *c, lmi_shape *s) {
 /* ---- tensors ---- */
 
 /* Whether the model reads a part's weight, or bias. */
-static bool lmi_gguf_reads(const lmi_shape *s, int part, bool bias) {
+static bool lmi_gguf_reads(const lmi_shape *s, int part, size_t layer, bool bias) {
     uint32_t has = s->has;
-    bool experts = (has & LMI_EXPERTS) != 0;
+    bool experts = s->layer[layer].experts;
     switch (part) {
     case SAE_LM_EMBED: case LMI_UNEMBED: return !bias;
     case LMI_POSITIONS: return !bias && has & LMI_LEARNED;
@@ -311,8 +315,8 @@ static bool lmi_gguf_known(const lmi_shape *s, const char *name) {
                      || part == LMI_UNEMBED;
         n = strlen(lmi_gguf.names[i].name);
         if (whole == of_layer || strncmp(name, lmi_gguf.names[i].name, n) != 0) continue;
-        if (strcmp(name + n, ".weight") == 0) return lmi_gguf_reads(s, part, false);
-        if (strcmp(name + n, ".bias") == 0) return lmi_gguf_reads(s, part, true);
+        if (strcmp(name + n, ".weight") == 0) return lmi_gguf_reads(s, part, layer, false);
+        if (strcmp(name + n, ".bias") == 0) return lmi_gguf_reads(s, part, layer, true);
     }
     return false;
 }
@@ -384,7 +388,7 @@ static sae_result lmi_gguf_open(sae_lm *m, const char *path) {
     LMI_TRY(lmi_gguf_sizes(&c, &m->shape));
     LMI_TRY(lmi_gguf_tensors(&c, m));
     LMI_TRY(lmi_gguf_rotary(&c, m));
-    LMI_TRY(lmi_gguf_layers(&c, row, &m->shape));
+    LMI_TRY(lmi_gguf_layers(&c, row, m));
     LMI_TRY(lmi_gguf_rest(&c, &m->shape));
     LMI_TRY(lmi_read_weights(m));
     return lmi_gguf_all_known(&c, m);

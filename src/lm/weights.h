@@ -81,9 +81,11 @@ static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, f
     return SAE_OK;
 }
 
-static size_t lmi_bytes(const sae_tensor *t, uint64_t rows) { /* of rows of the first dimension */
-    return (size_t)rows * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
-           * sae_dtype_size(t->dtype);
+/* Where row `index` of the first dimension begins; NULL: the type is known by name alone. */
+static const void *lmi_row_of(const sae_tensor *t, uint64_t index) {
+    if (!t->data) return NULL;
+    return (const char *)t->data + (size_t)index * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
+                                       * sae_dtype_size(t->dtype);
 }
 
 /* The matrix of a part; where one tensor holds all experts', *view is that of one. NULL: there is
@@ -98,18 +100,17 @@ static const sae_tensor *lmi_matrix(const sae_lm *m, int part, size_t layer, siz
         if (both) strcpy(name, other);
     }
     if (both) t = both;
-    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts || !t->data) return t;
+    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts) return t;
     *view = *t;
     view->ndim = 2;
     for (size_t i = 0; i < 2; i++) {
         view->shape[i] = t->shape[i + 1];
         view->stride[i] = t->stride[i + 1];
     }
-    view->data = (const char *)t->data + lmi_bytes(t, expert);
+    view->data = lmi_row_of(t, expert);
     if (both && view->shape[0] % 2 == 0) {
         view->shape[0] /= 2;
-        if (part == LMI_EXPERT_UP)
-            view->data = (const char *)view->data + lmi_bytes(view, view->shape[0]);
+        if (part == LMI_EXPERT_UP) view->data = lmi_row_of(view, view->shape[0]);
     }
     return view;
 }
