@@ -98,10 +98,11 @@ typedef struct sae_lm_config {
 /* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model
    is the same by the same names, also where rows of q, k or qkv stand in another order in the
    .gguf. The files stay mapped and matrices stay in them, in their own type; what is computed is
-   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged,
-   or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another family, the
-   message lists those there are; another activation or rotary kind; in a folder quantised weights,
-   in a .gguf types of less than Q2_K and tensors that are not known), SAE_ERR_OUT_OF_MEMORY.
+   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT
+   (damaged, or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another
+   family, the message lists those there are; another activation or rotary kind; in a folder
+   quantised weights, in a .gguf types of less than Q2_K and tensors that are not known),
+   SAE_ERR_OUT_OF_MEMORY.
    A .gguf does not say: of Mistral its window; of Gemma 2 and 3 another scale of the scores than
    published models have; which is Mistral and which Llama (family is "llama"). */
 SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out);
@@ -2710,9 +2711,11 @@ static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, f
     return SAE_OK;
 }
 
-static size_t lmi_bytes(const sae_tensor *t, uint64_t rows) { /* of rows of the first dimension */
-    return (size_t)rows * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
-           * sae_dtype_size(t->dtype);
+/* Where row `index` of the first dimension begins; NULL: the type is known by name alone. */
+static const void *lmi_row_of(const sae_tensor *t, uint64_t index) {
+    if (!t->data) return NULL;
+    return (const char *)t->data + (size_t)index * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
+                                       * sae_dtype_size(t->dtype);
 }
 
 /* The matrix of a part; where one tensor holds all experts', *view is that of one. NULL: there is
@@ -2727,18 +2730,17 @@ static const sae_tensor *lmi_matrix(const sae_lm *m, int part, size_t layer, siz
         if (both) strcpy(name, other);
     }
     if (both) t = both;
-    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts || !t->data) return t;
+    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts) return t;
     *view = *t;
     view->ndim = 2;
     for (size_t i = 0; i < 2; i++) {
         view->shape[i] = t->shape[i + 1];
         view->stride[i] = t->stride[i + 1];
     }
-    view->data = (const char *)t->data + lmi_bytes(t, expert);
+    view->data = lmi_row_of(t, expert);
     if (both && view->shape[0] % 2 == 0) {
         view->shape[0] /= 2;
-        if (part == LMI_EXPERT_UP)
-            view->data = (const char *)view->data + lmi_bytes(view, view->shape[0]);
+        if (part == LMI_EXPERT_UP) view->data = lmi_row_of(view, view->shape[0]);
     }
     return view;
 }
@@ -3100,12 +3102,13 @@ static sae_result lmi_gguf_rotary(const lmi_config *c, sae_lm *m) {
 }
 
 /* Layers with a window: all; or, Gemma's, all but each n-th. sliding_window_pattern is that n, or a
-   bool for each layer. */
-static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row, lmi_shape *s) {
+   bool for each layer. Layers whose tensors are there have experts. */
+static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row, sae_lm *m) {
+    lmi_shape *s = &m->shape;
     sae_lm_config *info = &s->info;
     double window = (double)row->window, scale = 0, wide = (double)(info->dim / info->heads);
     size_t every = strlen(c->family->windows);
-    char key[64];
+    char key[64], name[LMI_NAME_SIZE];
     const sae_json *pattern = lmi_gguf_get(c, "attention.sliding_window_pattern", key), *v;
     LMI_TRY(lmi_gguf_number(c, "attention.sliding_window", 0, INT32_MAX, &window));
     LMI_TRY(lmi_gguf_number(c, "attention.scale", 0, 1e9, &scale));
@@ -3127,7 +3130,10 @@ static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row,
         s->layer[i].window = local ? (size_t)window : 0;
         s->layer[i].rope = s->layer[i].window && s->has & LMI_LOCAL_ROPE;
         s->layer[i].scale = (float)scale;
-        s->layer[i].experts = (s->has & LMI_EXPERTS) != 0;
+        for (int k = 0; k < 2 && s->has & LMI_EXPERTS && !s->layer[i].experts; k++) {
+            lmi_tensor_name(m, k ? LMI_EXPERT_DOWN : LMI_ROUTER, i, 0, ".weight", name);
+            s->layer[i].experts = lmi_tensor(m, name) != NULL;
+        }
         if (s->layer[i].window) info->window = (size_t)window;
     }
     return SAE_OK;
@@ -3169,9 +3175,9 @@ static sae_result lmi_gguf_rest(const lmi_config *c, lmi_shape *s) {
 /* ---- tensors ---- */
 
 /* Whether the model reads a part's weight, or bias. */
-static bool lmi_gguf_reads(const lmi_shape *s, int part, bool bias) {
+static bool lmi_gguf_reads(const lmi_shape *s, int part, size_t layer, bool bias) {
     uint32_t has = s->has;
-    bool experts = (has & LMI_EXPERTS) != 0;
+    bool experts = s->layer[layer].experts;
     switch (part) {
     case SAE_LM_EMBED: case LMI_UNEMBED: return !bias;
     case LMI_POSITIONS: return !bias && has & LMI_LEARNED;
@@ -3208,8 +3214,8 @@ static bool lmi_gguf_known(const lmi_shape *s, const char *name) {
                      || part == LMI_UNEMBED;
         n = strlen(lmi_gguf.names[i].name);
         if (whole == of_layer || strncmp(name, lmi_gguf.names[i].name, n) != 0) continue;
-        if (strcmp(name + n, ".weight") == 0) return lmi_gguf_reads(s, part, false);
-        if (strcmp(name + n, ".bias") == 0) return lmi_gguf_reads(s, part, true);
+        if (strcmp(name + n, ".weight") == 0) return lmi_gguf_reads(s, part, layer, false);
+        if (strcmp(name + n, ".bias") == 0) return lmi_gguf_reads(s, part, layer, true);
     }
     return false;
 }
@@ -3281,7 +3287,7 @@ static sae_result lmi_gguf_open(sae_lm *m, const char *path) {
     LMI_TRY(lmi_gguf_sizes(&c, &m->shape));
     LMI_TRY(lmi_gguf_tensors(&c, m));
     LMI_TRY(lmi_gguf_rotary(&c, m));
-    LMI_TRY(lmi_gguf_layers(&c, row, &m->shape));
+    LMI_TRY(lmi_gguf_layers(&c, row, m));
     LMI_TRY(lmi_gguf_rest(&c, &m->shape));
     LMI_TRY(lmi_read_weights(m));
     return lmi_gguf_all_known(&c, m);
@@ -4222,7 +4228,7 @@ static void lmi_table_row(const sae_tensor *table, size_t index, float *out) {
     row.ndim = 1;
     row.shape[0] = table->shape[1];
     row.stride[0] = table->stride[1];
-    row.data = (const char *)table->data + lmi_bytes(table, index);
+    row.data = lmi_row_of(table, index);
     sae_tensor_to_f32(&row, out);
 }
 

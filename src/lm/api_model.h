@@ -31,10 +31,11 @@ typedef struct sae_lm_config {
 /* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model
    is the same by the same names, also where rows of q, k or qkv stand in another order in the
    .gguf. The files stay mapped and matrices stay in them, in their own type; what is computed is
-   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged,
-   or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another family, the
-   message lists those there are; another activation or rotary kind; in a folder quantised weights,
-   in a .gguf types of less than Q2_K and tensors that are not known), SAE_ERR_OUT_OF_MEMORY.
+   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT
+   (damaged, or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another
+   family, the message lists those there are; another activation or rotary kind; in a folder
+   quantised weights, in a .gguf types of less than Q2_K and tensors that are not known),
+   SAE_ERR_OUT_OF_MEMORY.
    A .gguf does not say: of Mistral its window; of Gemma 2 and 3 another scale of the scores than
    published models have; which is Mistral and which Llama (family is "llama"). */
 SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out);
