@@ -229,7 +229,11 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
      MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
      JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
      IDENTITY      f = x, x_hat = f                                                  IdentityDict
-   Other programs' dictionaries are one of these with variations (see the desc). */
+   Other programs' dictionaries are one of these with variations (see the desc), or
+     MATCHING_PURSUIT   SAELens' matching_pursuit, which has neither W_enc nor b_enc: r = x - b_dec;
+                   then again and again, of the i with the largest v = relu(r.W_dec[i]): f_i += v,
+                   r -= v W_dec[i]. A row ends after max_iterations, where norm(r) <
+                   residual_threshold, or where the same latents are not 0 as the time before */
 #define SAE_ARCHS(X)                                                                               \
     X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
     X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
@@ -238,7 +242,8 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
     X(SAE_ARCH_BATCH_TOP_K, 5, "BatchTopKSAE")                                                     \
     X(SAE_ARCH_MATRYOSHKA, 6, "MatryoshkaBatchTopKSAE")                                            \
     X(SAE_ARCH_JUMP_RELU, 7, "JumpReluAutoEncoder")                                                \
-    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")
+    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")                                                        \
+    X(SAE_ARCH_MATCHING_PURSUIT, 9, "MatchingPursuitSAE")
 
 typedef enum sae_arch {
     SAE_ARCH_DEFAULT = 0, /* where a desc may leave it open */
@@ -246,6 +251,12 @@ typedef enum sae_arch {
     SAE_ARCHS(SAE_X)
 #undef SAE_X
 } sae_arch;
+
+enum { /* archs are 1 to SAE_NUM_ARCHS */
+#define SAE_X(name, value, text) +1
+    SAE_NUM_ARCHS = SAE_ARCHS(SAE_X)
+#undef SAE_X
+};
 
 /* How latents are computed from the pre-activations p. */
 typedef enum sae_activation {
@@ -262,6 +273,15 @@ typedef enum sae_input_norm {
     SAE_INPUT_NORM_LAYER     /* (x - mean(x)) / (std(x) + 1e-5), std over d - 1;
                                 x_hat std(x) + mean(x) */
 } sae_input_norm;
+
+/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so
+   on, and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
+typedef enum sae_gate {
+    SAE_GATE_NONE = 0,  /* w = 1 */
+    SAE_GATE_NORM,      /* norm(W_dec[i]); with layer_codes of each layer's part */
+    SAE_GATE_NORM_SUM,  /* sum over the layers of the norm of W_dec[i]'s part */
+    SAE_GATE_MIXED      /* gate_norm times NORM (of all layers) + gate_norm_sum times NORM_SUM */
+} sae_gate;
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
@@ -283,6 +303,23 @@ typedef struct sae_dictionary_desc {
     bool output_normalized;          /* input_norm is not undone on x_hat */
     size_t output_dim;               /* of x_hat, W_dec, b_dec (transcoders); default d */
     bool skip;                       /* x_hat += W_skip raw x, W_skip [output_dim,d] */
+    sae_gate gate;                   /* STANDARD, STANDARD_NEW, JUMP_RELU, TOP_K, BATCH_TOP_K; as
+                                        glu and layer_codes */
+    double gate_norm, gate_norm_sum; /* of MIXED; both 0: 1.0 and 0.1 */
+    bool glu;                        /* p is multiplied by 1 / (1 + exp(-(W_glu x + b_glu))) */
+    /* Crosscoders: rows, d and output_dim are of `layers` places in a model, one after the other,
+       equally wide. */
+    size_t layers;                   /* default 1; divides d and output_dim */
+    bool normalizer;                 /* x_l = (raw x_l - mean_l) scale_l in layer l, and what is
+                                        decoded becomes x_hat_l / output_scale_l + mean_l */
+    bool layer_codes;                /* each layer has codes of its own: f [n,layers m], layer after
+                                        layer, f_l from the one p and from the gate's weights, the
+                                        threshold (batch classes) and the top-k of layer l;
+                                        x_hat_l = sum_i f_li W_dec[i]_l + b_dec_l */
+    bool over_layers;                /* layer_codes: the top-k is of all layers together */
+    double residual_threshold;       /* MATCHING_PURSUIT: default 0, none */
+    size_t max_iterations;           /* default d */
+    bool repeats;                    /* it goes on where the same latents are not 0 as before */
 } sae_dictionary_desc;
 
 /* ---- dictionaries ---- */
@@ -326,7 +363,8 @@ SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary 
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
 /* W_dec[i], output_dim floats, the direction of latent i; and W_enc[i], d floats. Owned by dict;
-   NULL if i >= m or the class has none. */
+   NULL if i >= m or the class has none. With layer_codes latent l dict_size + i has the row of
+   latent i, of which its own layer's part is its direction. */
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
@@ -383,8 +421,11 @@ typedef struct sae_sparse {
     size_t capacity;   /* for encode: sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
+/* Entries of a row of f, "m" below: dict_size, or layers times dict_size with layer_codes. */
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict);
 /* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
-   floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
+   floor((k + k_fraction) n)), times layers where each chooses its own k; else n*m. SIZE_MAX: more
+   than can be counted. */
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
 /* Inference. Any number of threads may call at once. x [n,d] and the outputs
@@ -392,10 +433,12 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    Each call takes float rows one after the other or, as _rows, rows of any kind in host memory,
    with the bits that the rows converted to float32 would give. Bits do not depend on n, threads or
    instruction set (but batch top-k chooses over the n rows together). Rows with NaN or infinity
-   give unspecified latents in these rows alone.
+   give unspecified latents in these rows alone. n = 0 does nothing and takes NULL for every array
+   (lists that are given get row_begin[0] = 0).
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
-   1024 (k + 1) bytes per thread. The context keeps
+   1024 (k + 1) bytes per thread; and for MATCHING_PURSUIT and layer_codes: 4 (d + m) bytes a row,
+   of at most 256 rows at a time. The context keeps
    scratch memory for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
@@ -443,8 +486,8 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory as for inference. Cost per row: count * d, and m * d more where a mode
-   other than ADD meets a top-k rule.
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a
+   mode other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
    output_dim). x is untouched then. */
@@ -485,6 +528,9 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
      threshold [m]                                           JUMP_RELU
      threshold, k, one number each                           TOP_K, BATCH_TOP_K, MATRYOSHKA
      W_skip [output_dim,d]                                   where desc.skip is set
+     W_glu [m,d], b_glu [m]                                  desc.glu
+     mean [d], scale, output_scale [layers]                  desc.normalizer
+   MATCHING_PURSUIT has W_dec and b_dec alone; with layer_codes BATCH_TOP_K's threshold is [layers].
    False: no tensor of that index. */
 SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict);
 SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out);
@@ -499,7 +545,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
    scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
-   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm, a normalizer, a glu). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -527,7 +573,8 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm, several layers),
+   SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
@@ -561,6 +608,10 @@ struct sae_io {
     sae_result (*rename)(const char *from, const char *to, void *user);
     sae_result (*remove)(const char *path, void *user);
     sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    /* Optional: entry(name, arg) for each file and folder in the folder path, in any order. NULL:
+       nobody can say what a folder holds. */
+    sae_result (*list)(const char *path, void (*entry)(const char *name, void *arg), void *arg,
+                       void *user);
     void *user;
 };
 
@@ -617,7 +668,18 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
     X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
                                                        hyperparams.json */                         \
-    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */                            \
+    X(SAE_FORMAT_LLAMASCOPIUM, 8, "llamascopium")   /* sae_weights.* + config.json; and            \
+                                                       lm-saes 1, of R1-distill */                 \
+    X(SAE_FORMAT_CIRCUIT_TRACER, 9, "circuit_tracer") /* layer_N.safetensors + config.yaml */      \
+    X(SAE_FORMAT_QWEN_SCOPE, 10, "qwen_scope")      /* layerN.sae.pt + config.json */              \
+    X(SAE_FORMAT_GOODFIRE, 11, "goodfire")          /* the .pt or .pth alone */                    \
+    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
+    X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
+                                                       model.safetensors + config.json */          \
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */    \
+    X(SAE_FORMAT_CLT_FORGE, 15, "clt_forge")        /* clt_weights.safetensors + clt_cfg.json */   \
+    X(SAE_FORMAT_CLT_TRAINING, 16, "clt_training")  /* a folder a layer, as sparsify's */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,
@@ -649,6 +711,8 @@ struct sae_load_desc {
     const char *name; /* from memory: what the file is called, as a path would say it, for what only
                          a name tells: the format, where tensors do not; hook and layer. May be
                          NULL */
+    double input_scale; /* the weights are for x times this, which is folded into them, and x_hat is
+                       divided by it. Default 0: they are for x, or the file says for what */
 };
 
 /* Where a dictionary came from. Texts are "" where the file does not say. */
@@ -658,10 +722,19 @@ typedef struct sae_origin {
     sae_dtype dtype;      /* of the encoder in the file */
     char model[96];       /* the language model */
     char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char hook_out[96];    /* transcoders: the place whose rows it gives, where that is another */
     char dataset[96];
     char version[32];     /* of that program */
+    char model_options[96]; /* with which the model was opened, as far as they change its rows:
+                               "center_writing_weights" */
     int64_t layer;        /* -1: not known */
+    bool one_head;        /* its rows are those of head `head` of the place, counted from 0 */
+    size_t head;
     size_t context_size;  /* 0: not known */
+    int prepend_bos;      /* contexts begin with bos: 1 yes, -1 no, 0 not known */
+    bool no_special;      /* rows of special tokens (bos among them) are left out */
+    int64_t positions[3]; /* of a context whose rows it has, as Python slices: first, end, step;
+                             an end of INT64_MAX: none. step 0: all */
     size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;
@@ -693,8 +766,10 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
 
 /* ---- tensors of any container ---- */
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
-   memory, where sae_io cannot map).
+/* Tensors of any container: .npy, .npz, .safetensors, .pt, and .gguf (versions 2 and 3, little
+   endian; its sizes reversed, so that rows come first). The file stays mapped while open (in
+   memory, where sae_io cannot map). A tensor of a type that is known by name alone is listed, with
+   data NULL.
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
 typedef struct sae_tensor_file sae_tensor_file;
@@ -709,18 +784,87 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
    file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
-   reads whole.
-   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
+   reads whole. Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_UNSUPPORTED (this tensor's type is known
+   by name alone), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
+/* Row-major tensors of plain types (strides are ignored) into one file, the kind by the path's
+   ending: .npy (one tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID,
+   SAE_ERR_NOT_FOUND (the folder), SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 /* The same into memory: the bytes that a file of that name would have, for sae_context_free. */
 SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
                                                 const sae_tensor *tensors, size_t count,
                                                 void **data, size_t *size);
+
+/* ==== >>api: cross-layer transcoders ======================================= src/api/clt.h ==== */
+/* Dictionaries of L layers of a model with an encoder and codes for each, whose latents write to
+   several layers. Of a row, which is layer after layer, x [n,L d], f [n,L m], x_hat [n,L d]:
+     y_i = in_scale_i x_i;  p_i = W_enc_i y_i + b_enc_i;  f_i from p_i as arch and gate say
+     x_hat_t = out_scale_t (sum over sources i of g_it(f_i) W_dec[i -> t] + W_skip[i -> t] y_i,
+                            and b_dec_t)
+   with g_it(f) = f but for clt-training's post-encoder: (f + post_it where f > 0) post_scale_it.
+   Weights stay in their files, mapped, in their own types: they may be larger than memory.
+   Opening reads what is small (and all decoders where their norms are in the gate), encoding the
+   encoders, decoding the rows of the latents that fire. NaN and infinity in the matrices are found
+   by nobody beforehand. */
+typedef struct sae_clt sae_clt;
+
+typedef enum sae_clt_kind {
+    SAE_CLT_CROSS_LAYER = 1, /* a source writes to its own layer and to later ones */
+    SAE_CLT_CROSSCODER,      /* every source writes to every layer */
+    SAE_CLT_SET              /* transcoders of single layers, side by side (or one alone) */
+} sae_clt_kind;
+
+typedef struct sae_clt_desc {
+    sae_clt_kind kind;
+    size_t layers;             /* L */
+    size_t activation_dim;     /* d, of one layer */
+    size_t dict_size;          /* m, of one layer */
+    sae_arch arch;             /* STANDARD_NEW (relu), JUMP_RELU, TOP_K, BATCH_TOP_K (of the rows
+                                  of a call, k times their number) */
+    sae_activation activation; /* as in sae_dictionary_desc; JUMP_RELU and SIGNED: no relu */
+    size_t k;                  /* of each layer, or with over_layers of all together */
+    bool over_layers;
+    bool gate;                 /* the choice is by p w, w the norm of all decoder rows of the
+                                  latent together, and f = (p w) / w */
+    size_t most;               /* BATCH_TOP_K: of what is chosen at most this many in a row; 0: all
+                                  */
+} sae_clt_desc;
+
+/* What *path holds is for sae_clt_open (which may still refuse it): a folder, or a file of one. No
+   error is set. */
+SAE_API bool sae_clt_recognize(sae_context *ctx, const char *path);
+
+/* Opens the folder of circuit-tracer (cross-layer transcoders, sets), Llamascopium, Gemma Scope 2,
+   CLT-Forge or clt-training. desc may be NULL; of it k counts, for files that say none. Errors: as
+   sae_dictionary_load. */
+SAE_API sae_result sae_clt_open(sae_context *ctx, const sae_load_desc *desc, const char *path,
+                                sae_clt **out);
+SAE_API void sae_clt_close(sae_clt *clt);
+SAE_API const sae_clt_desc *sae_clt_get_desc(const sae_clt *clt);
+SAE_API const sae_origin *sae_clt_origin(const sae_clt *clt); /* hook: of the first layer */
+
+/* As of a dictionary: any number of threads may call at once; bits depend on neither n nor threads
+   (but BATCH_TOP_K chooses over the n rows together). Latent i of layer l is number l m + i. A call
+   allocates: encode_sparse and forward 4 L m bytes a row of up to 256 rows, under BATCH_TOP_K 8 L m
+   bytes for each row of the call. Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small),
+   SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_clt_encode(const sae_clt *clt, const float *x, size_t n, float *f);
+SAE_API sae_result sae_clt_encode_sparse(const sae_clt *clt, const float *x, size_t n,
+                                         sae_sparse *out);
+/* Without the skips, which sae_clt_finish adds: it has x. */
+SAE_API sae_result sae_clt_decode_sparse(const sae_clt *clt, const sae_sparse *sparse, size_t n,
+                                         float *x_hat);
+SAE_API sae_result sae_clt_finish(const sae_clt *clt, const float *x, size_t n, float *x_hat);
+/* encode, decode, finish; f may be NULL. */
+SAE_API sae_result sae_clt_forward(const sae_clt *clt, const float *x, size_t n, float *x_hat,
+                                   float *f);
+
+/* Row `latent` of W_dec[source -> target], into out [d]; zeros where the source does not write
+   there. False: no such layer or latent. */
+SAE_API bool sae_clt_decoder_row(const sae_clt *clt, size_t source, size_t latent, size_t target,
+                                 float *out);
 
 /* ==== >>api: programs with a model ======================================= src/api/model.h ==== */
 
@@ -732,10 +876,11 @@ typedef struct sae_linear sae_linear;
    48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
-/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
-   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
-   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
-   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+/* W stays where it is, in its own type, and must outlive *out; a product makes it float32 piece by
+   piece, with the bits that a copy of it as float32 would give. [outputs,inputs]; transposed:
+   [inputs,outputs]. F32, F16, BF16, F64 (rounded), at any address and of any strides, so that a
+   view of some rows will do; or blocks (sae_dtype_block), one after the other inside a row. Errors:
+   SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
@@ -773,6 +918,12 @@ SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; 
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
 SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
 SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
+
+/* What the file says beside its tensors, an object, owned by file: the pairs of a .gguf, the texts
+   of a .safetensors' __metadata__; NULL: none. Of .gguf a text may be any bytes, also NUL
+   (sae_json_count has their number, and a NUL is behind them); whole numbers past 2^53 are
+   rounded. */
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file);
 
 #ifndef SAE_NO_TRAIN
 
@@ -975,7 +1126,8 @@ SAE_API void sae_session_destroy(sae_session *session);
 SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
                                       sae_memory *out);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
-   memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
+   memory, and the call waits for them. n = 0 to batch_size rows. Errors: also SAE_ERR_NOT_FINITE
+   and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
                                       sae_sparse *out);
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
@@ -1069,6 +1221,7 @@ typedef struct sae_train_desc {
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
     size_t ctx_len;                   /* tokens of a context; default 128 */
+    bool prepend_bos;                 /* contexts begin with bos */
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
@@ -1159,7 +1312,8 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 /* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost);
-/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+/* The reference's output_features, in place: f_i norm(W_dec[i]) of STANDARD_NEW. Those of every
+   other class are its f, which stays as it is. */
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);
 
 #endif
@@ -1302,11 +1456,11 @@ typedef struct sae_lazy_adam {
    is enough to write a function that calls it (to time it, say). All the rest follows from the
    rows: the tables of the backends here are filled by name, and a table whose required operation is
    NULL is refused when a trainer or session is created. */
-enum {
-    SAE_OP_REQUIRED,
-    SAE_OP_GUARDED,         /* required, and held back once a guard has fired */
-    SAE_OP_OPTIONAL,        /* may be NULL */
-    SAE_OP_OPTIONAL_GUARDED
+enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
+    SAE_OP_REQUIRED = 0,
+    SAE_OP_GUARDED = 1,     /* held back once a guard has fired */
+    SAE_OP_OPTIONAL = 2,    /* may be NULL */
+    SAE_OP_OPTIONAL_GUARDED = SAE_OP_OPTIONAL | SAE_OP_GUARDED
 };
 
 /* Memory, and the course of a step; of no result. */
@@ -1641,6 +1795,9 @@ SAE_API const sae_backend *sae_cuda_backend(void);
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__OPTIMIZE__)
+#define SAEI_FOR_SIZE
+#endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -1865,6 +2022,7 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #endif
 #include <windows.h>
 #else
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -2098,6 +2256,12 @@ static size_t saei_place(size_t *at, size_t count, size_t size) {
     return here;
 }
 
+/* The place itself in a block at base; NULL while there is none and only *at moves on. */
+static void *saei_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
+    size_t here = saei_place(at, count, size);
+    return base ? base + here : NULL;
+}
+
 static uint32_t saei_float_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -2125,12 +2289,13 @@ static bool saei_all_finite(const void *x, size_t n) {
 }
 
 /* Asks for huge pages inside a large block, where the system has them: a page fault costs as much
-   as filling the page, and large dictionaries are walked by columns too. */
+   as filling the page, large dictionaries are walked by columns too, and a step reads rows in no
+   order (15 % of such a reading). */
 static void saei_hint_huge(void *memory, size_t size) {
 #if defined(MADV_HUGEPAGE)
     const uintptr_t page = (uintptr_t)1 << 21;
     uintptr_t begin = (uintptr_t)memory / page * page + page, end = (uintptr_t)memory + size;
-    if (size < 8 * page) return;
+    if (size < 2 * page) return;
     madvise((void *)begin, (size_t)(end / page * page - begin), MADV_HUGEPAGE);
 #else
     (void)memory;
@@ -2161,7 +2326,7 @@ static void *saei_calloc(const sae_context *ctx, size_t count, size_t size) {
     return p;
 }
 
-static void saei_free(const sae_context *ctx, const void *memory) {
+static SAEI_NOINLINE void saei_free(const sae_context *ctx, const void *memory) {
     void *base;
     if (!memory) return;
     memcpy(&base, (const unsigned char *)memory - sizeof(void *), sizeof base);
@@ -2216,7 +2381,8 @@ static void saei_parts_run(void *arg, size_t part, size_t worker) {
     (void)worker;
     parts->fn(parts->arg, part);
 }
-static void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn, void *arg) {
+static SAEI_NOINLINE void saei_parallel(const sae_context *ctx, size_t parts, saei_part_fn fn,
+                                        void *arg) {
     saei_parts job;
     job.fn = fn;
     job.arg = arg;
@@ -2458,7 +2624,7 @@ static bool saei_text_reserve(saei_text *t, size_t size) {
     return true;
 }
 
-static void saei_text_put(saei_text *t, const void *data, size_t size) {
+static SAEI_NOINLINE void saei_text_put(saei_text *t, const void *data, size_t size) {
     if (!saei_text_reserve(t, size)) return;
     if (size) memcpy(t->data + t->size, data, size);
     t->size += size;
@@ -2777,6 +2943,28 @@ static sae_result saei_files_make_one(const sae_context *ctx, const char *path) 
     return result;
 }
 
+static sae_result saei_files_list(const char *path, void (*entry)(const char *name, void *arg),
+                                  void *arg, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    char *all = saei_concat(ctx, path, "/*");
+    wchar_t *wide = all ? saei_files_wide(ctx, all) : NULL;
+    WIN32_FIND_DATAW found;
+    HANDLE find = wide ? FindFirstFileW(wide, &found) : INVALID_HANDLE_VALUE;
+    sae_result result = !wide ? saei_files_result()
+                        : find == INVALID_HANDLE_VALUE ? saei_files_fail() : SAE_OK;
+    while (result == SAE_OK) {
+        char name[3 * MAX_PATH + 1];
+        if (WideCharToMultiByte(CP_UTF8, 0, found.cFileName, -1, name, (int)sizeof name, NULL, NULL)
+            > 0)
+            entry(name, arg);
+        if (!FindNextFileW(find, &found)) break;
+    }
+    if (find != INVALID_HANDLE_VALUE) FindClose(find);
+    saei_free(ctx, wide);
+    saei_free(ctx, all);
+    return result;
+}
+
 static void saei_files_give_back(const void *data, size_t size) {
     (void)data;
     (void)size;
@@ -2938,6 +3126,17 @@ static sae_result saei_files_make_one(const sae_context *ctx, const char *path) 
     return SAE_ERR_IO;
 }
 
+static sae_result saei_files_list(const char *path, void (*entry)(const char *name, void *arg),
+                                  void *arg, void *user) {
+    DIR *folder = opendir(path);
+    const struct dirent *e;
+    (void)user;
+    if (!folder) return saei_files_result();
+    while ((e = readdir(folder)) != NULL) entry(e->d_name, arg);
+    closedir(folder);
+    return SAE_OK;
+}
+
 /* Whole pages inside mapped memory, which is read from the file again where it is touched. */
 static void saei_files_give_back(const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
@@ -2981,7 +3180,7 @@ static void saei_files_use(sae_context *ctx) {
     static const sae_io files = { saei_files_open,  saei_files_size,   saei_files_read,
                                   saei_files_close, saei_files_map,    saei_files_write,
                                   saei_files_sync,  saei_files_rename, saei_files_remove,
-                                  saei_files_make_folder, NULL };
+                                  saei_files_make_folder, saei_files_list, NULL };
     ctx->io = files;
     ctx->io.user = ctx;
 }
@@ -3102,6 +3301,72 @@ static sae_result saei_path_find(const sae_context *ctx, const char *who, const 
     *out = result == SAE_OK              ? SAEI_PATH_FILE
            : result == SAE_ERR_NOT_FOUND ? SAEI_PATH_NONE
                                          : SAEI_PATH_FOLDER;
+    return SAE_OK;
+}
+
+/* The names in a folder, sorted as people count: "a.2" before "a.10". Without those that begin with
+   a point. text: their bytes; both in fresh memory. */
+typedef struct saei_names {
+    const void **names;
+    size_t count;
+    saei_text text;
+} saei_names;
+
+static bool saei_name_before(const void *a, const void *b) {
+    const char *p = (const char *)a, *q = (const char *)b;
+    for (; *p && *q; p++, q++) {
+        if (*p >= '0' && *p <= '9' && *q >= '0' && *q <= '9') {
+            size_t m, n;
+            int order;
+            while (*p == '0') p++;
+            while (*q == '0') q++;
+            m = strspn(p, "0123456789");
+            n = strspn(q, "0123456789");
+            order = m == n ? memcmp(p, q, n) : m < n ? -1 : 1;
+            if (order) return order < 0;
+            p += m;
+            q += n;
+            if (!*p || !*q) break;
+        }
+        if (*p != *q) return (unsigned char)*p < (unsigned char)*q;
+    }
+    return !*p && *q;
+}
+
+static void saei_names_add(const char *name, void *arg) {
+    saei_names *all = (saei_names *)arg;
+    if (*name == '.' || !saei_is_text(name, strlen(name))) return;
+    saei_text_put(&all->text, name, strlen(name) + 1);
+    all->count++;
+}
+
+static void saei_names_free(const sae_context *ctx, saei_names *all) {
+    saei_free(ctx, all->names);
+    saei_free(ctx, all->text.data);
+}
+
+/* None where nobody can say. */
+static sae_result saei_names_of(const sae_context *ctx, const char *who, const char *path,
+                                saei_names *all) {
+    sae_result result;
+    const char *at;
+    memset(all, 0, sizeof *all);
+    all->text.ctx = ctx;
+    if (!ctx->io.list) return SAE_OK;
+    result = ctx->io.list(path, saei_names_add, all, ctx->io.user);
+    if (result != SAE_OK)
+        saei_fail(ctx, result, "%s: cannot list %s: %s", who, path, saei_files_cause(ctx, result));
+    all->names = (const void **)saei_alloc(ctx, all->count, sizeof *all->names);
+    if (result == SAE_OK && (all->text.failed || !all->names))
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the names in %s", who,
+                           path);
+    if (result != SAE_OK) {
+        saei_names_free(ctx, all);
+        return result;
+    }
+    at = all->text.data;
+    for (size_t i = 0; i < all->count; i++, at += strlen(at) + 1) all->names[i] = at;
+    saei_sort(all->names, all->count, saei_name_before);
     return SAE_OK;
 }
 
@@ -3306,14 +3571,15 @@ static const char *saei_json_put_end(saei_json_tree *t, size_t start) {
 enum { SAEI_JSON_FRONT = 16 };
 
 /* From counting to filling. */
-static sae_result saei_json_make(const sae_context *ctx, const char *name, saei_json_tree *t) {
+static sae_result saei_json_make(const sae_context *ctx, const char *who, const char *name,
+                                 saei_json_tree *t) {
     size_t bytes, all;
     char *block = NULL;
     if (saei_mul(t->num_nodes, sizeof(sae_json), &bytes) && saei_add(bytes, t->num_chars, &all)
         && saei_add(all, SAEI_JSON_FRONT, &all))
         block = (char *)saei_alloc(ctx, all, 1);
     if (!block)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu values", name,
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: %s: no memory for %zu values", who, name,
                          t->num_nodes);
     memcpy(block, &ctx, sizeof ctx);
     t->nodes = (sae_json *)(void *)(block + SAEI_JSON_FRONT);
@@ -3330,12 +3596,12 @@ typedef struct saei_json_keys {
     size_t most;     /* keys of the largest object so far */
 } saei_json_keys;
 
-static sae_result saei_json_keys_make(const sae_context *ctx, const char *name,
+static sae_result saei_json_keys_make(const sae_context *ctx, const char *who, const char *name,
                                       saei_json_keys *keys) {
     keys->slots = (uint64_t *)saei_alloc(ctx, 4 * keys->most + 8, sizeof *keys->slots);
     if (keys->slots) return SAE_OK;
-    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for an object of %zu keys", name,
-                     keys->most);
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: %s: no memory for an object of %zu "
+                     "keys", who, name, keys->most);
 }
 
 static bool saei_json_key_less(const void *a, const void *b) {
@@ -3382,7 +3648,7 @@ static const char *saei_json_twice(const sae_json *object, saei_json_keys *keys)
 
 typedef struct saei_json_parser {
     const sae_context *ctx;
-    const char *name;
+    const char *who, *name; /* for messages */
     const unsigned char *begin, *at, *end;
     saei_json_tree tree;
     saei_json_keys keys;
@@ -3395,8 +3661,8 @@ static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
         column = *c == '\n' ? 1 : column + 1;
         line += *c == '\n';
     }
-    return saei_fail(p->ctx, SAE_ERR_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
-                     column, what);
+    return saei_fail(p->ctx, SAE_ERR_FORMAT, "%s: %s: JSON, line %zu, column %zu: %s", p->who,
+                     p->name, line, column, what);
 }
 
 static void saei_json_space(saei_json_parser *p) {
@@ -3584,22 +3850,23 @@ static sae_result saei_json_pass(saei_json_parser *p) {
     return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
-   is the file's, for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
-   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
-   SAE_ERR_OUT_OF_MEMORY. */
-static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
-                                  size_t size, sae_json **root) {
+/* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. who,
+   the function, and name, the file, are for messages. Limits: depth 64, 2^24 values of 40 bytes, no
+   duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after it. Errors:
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+static sae_result saei_json_parse(const sae_context *ctx, const char *who, const char *name,
+                                  const char *text, size_t size, sae_json **root) {
     saei_json_parser p;
     sae_result result;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
+    p.who = who;
     p.name = name;
     p.begin = (const unsigned char *)text;
     p.end = p.begin + size;
     SAEI_TRY(saei_json_pass(&p));
-    SAEI_TRY(saei_json_keys_make(ctx, name, &p.keys));
-    result = saei_json_make(ctx, name, &p.tree);
+    SAEI_TRY(saei_json_keys_make(ctx, who, name, &p.keys));
+    result = saei_json_make(ctx, who, name, &p.tree);
     if (result == SAE_OK) result = saei_json_pass(&p); /* the same key twice */
     saei_free(ctx, p.keys.slots);
     if (result == SAE_OK) *root = p.tree.nodes;
@@ -3620,7 +3887,7 @@ static sae_result saei_json_load(const sae_context *ctx, const char *who, const 
     saei_map map;
     sae_result result;
     SAEI_TRY(saei_map_open(ctx, who, path, &map));
-    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, root);
+    result = saei_json_parse(ctx, who, path, (const char *)map.data, map.size, root);
     saei_map_close(ctx, &map);
     return result;
 }
@@ -3731,7 +3998,8 @@ static uint16_t saei_half_bits(float x) {
 
 /* ==== >>tensors: blocks of few bits ================================== src/tensor/blocks.h ==== */
 /* GGUF's element types. A function makes one block float32; each product, sum and difference that
-   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. */
+   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. Bytes are
+   copied first: out cannot be them then, as far as a compiler knows, and it makes vector code. */
 
 static float saei_half_at(const unsigned char *p) {
     return saei_half_value((uint16_t)saei_le16(p));
@@ -3740,19 +4008,19 @@ static float saei_half_at(const unsigned char *p) {
 /* d | 16 bytes: element i in the low half of byte i, element 16 + i in the high one. d (q - 8). */
 static void saei_block_q4_0(const unsigned char *b, float *out) {
     const float d = saei_half_at(b);
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)((b[2 + i] & 15) - 8);
-        out[16 + i] = d * (float)((b[2 + i] >> 4) - 8);
-    }
+    unsigned char q[16];
+    memcpy(q, b + 2, sizeof q);
+    for (int i = 0; i < 16; i++) out[i] = d * (float)((q[i] & 15) - 8);
+    for (int i = 0; i < 16; i++) out[16 + i] = d * (float)((q[i] >> 4) - 8);
 }
 
 /* d | m | 16 bytes as above. d q + m. */
 static void saei_block_q4_1(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)(b[4 + i] & 15) + m;
-        out[16 + i] = d * (float)(b[4 + i] >> 4) + m;
-    }
+    unsigned char q[16];
+    memcpy(q, b + 4, sizeof q);
+    for (int i = 0; i < 16; i++) out[i] = d * (float)(q[i] & 15) + m;
+    for (int i = 0; i < 16; i++) out[16 + i] = d * (float)(q[i] >> 4) + m;
 }
 
 /* The 32 numbers of 5 bits: bit i of high is the fifth of element i. */
@@ -3782,7 +4050,9 @@ static void saei_block_q5_1(const unsigned char *b, float *out) {
 /* d | 32 signed bytes. d q. */
 static void saei_block_q8_0(const unsigned char *b, float *out) {
     const float d = saei_half_at(b);
-    for (int i = 0; i < 32; i++) out[i] = d * (float)(signed char)b[2 + i];
+    signed char q[32];
+    memcpy(q, b + 2, sizeof q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)q[i];
 }
 
 /* ---- of 256 elements: 16 groups of 16, or 8 of 32; halves of 128 ---- */
@@ -3791,10 +4061,11 @@ static void saei_block_q8_0(const unsigned char *b, float *out) {
    128 h + 32 s + l | d | m. (d scale) q - (m minimum). */
 static void saei_block_q2_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 80), m = saei_half_at(b + 82);
+    unsigned char q[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *q = b + 16 + g / 8 * 32 + g % 2 * 16;
         const float scale = d * (float)(b[g] & 15), least = m * (float)(b[g] >> 4);
         const int shift = g % 8 / 2 * 2;
+        memcpy(q, b + 16 + g / 8 * 32 + g % 2 * 16, sizeof q);
         for (int i = 0; i < 16; i++) out[g * 16 + i] = scale * (float)(q[i] >> shift & 3) - least;
     }
 }
@@ -3804,11 +4075,13 @@ static void saei_block_q2_k(const unsigned char *b, float *out) {
 static void saei_block_q3_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 108);
     const unsigned char *s = b + 96;
+    unsigned char q[16], high[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *q = b + 32 + g / 8 * 32 + g % 2 * 16, *high = b + g % 2 * 16;
         const int low = s[g % 8] >> g / 8 * 4 & 15, top = s[8 + g % 4] >> g / 4 * 2 & 3;
         const float scale = d * (float)((low | top << 4) - 32);
         const int shift = g % 8 / 2 * 2, bit = g / 2;
+        memcpy(q, b + 32 + g / 8 * 32 + g % 2 * 16, sizeof q);
+        memcpy(high, b + g % 2 * 16, sizeof high);
         for (int i = 0; i < 16; i++)
             out[g * 16 + i] =
                 scale * (float)((q[i] >> shift & 3) - 4 + (high[i] >> bit & 1) * 4);
@@ -3831,11 +4104,12 @@ static void saei_block_scales(const unsigned char *s, int g, int *scale, int *le
    the next. (d scale) q - (m minimum). */
 static void saei_block_q4_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    unsigned char q[32];
     for (int g = 0; g < 8; g++) {
-        const unsigned char *q = b + 16 + g / 2 * 32;
         const int shift = g % 2 * 4;
         int scale, least;
         float x, y;
+        memcpy(q, b + 16 + g / 2 * 32, sizeof q);
         saei_block_scales(b + 4, g, &scale, &least);
         x = d * (float)scale;
         y = m * (float)least;
@@ -3846,12 +4120,13 @@ static void saei_block_q4_k(const unsigned char *b, float *out) {
 /* d | m | scales | 32 bytes: bit g of byte i is the fifth of element 32 g + i | 128 bytes. */
 static void saei_block_q5_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
-    const unsigned char *high = b + 16;
+    unsigned char q[32], high[32];
+    memcpy(high, b + 16, sizeof high);
     for (int g = 0; g < 8; g++) {
-        const unsigned char *q = b + 48 + g / 2 * 32;
         const int shift = g % 2 * 4;
         int scale, least;
         float x, y;
+        memcpy(q, b + 48 + g / 2 * 32, sizeof q);
         saei_block_scales(b + 4, g, &scale, &least);
         x = d * (float)scale;
         y = m * (float)least;
@@ -3866,11 +4141,12 @@ static void saei_block_q5_k(const unsigned char *b, float *out) {
    (d scale) (q - 32). */
 static void saei_block_q6_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 208);
+    unsigned char low[16], high[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *low = b + g / 8 * 64 + g % 4 * 16;
-        const unsigned char *high = b + 128 + g / 8 * 32 + g % 2 * 16;
         const float scale = d * (float)(signed char)b[192 + g];
         const int shift = g % 8 / 4 * 4, top = g % 8 / 2 * 2;
+        memcpy(low, b + g / 8 * 64 + g % 4 * 16, sizeof low);
+        memcpy(high, b + 128 + g / 8 * 32 + g % 2 * 16, sizeof high);
         for (int i = 0; i < 16; i++)
             out[g * 16 + i] =
                 scale * (float)(((low[i] >> shift & 15) | (high[i] >> top & 3) << 4) - 32);
@@ -4013,6 +4289,11 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
     }
 }
 #undef SAEI_CONVERT
+
+/* Of n elements that lie together, of block types whole blocks. */
+static size_t saei_dtype_bytes(sae_dtype dtype, size_t n) {
+    return n / saei_dtypes[dtype].block * saei_dtypes[dtype].size;
+}
 
 /* Elements first .. first + count of a row whose elements lie together, of any type that has a
    size; of block types both are multiples of the block. */
@@ -4202,6 +4483,12 @@ static uint32_t saei_crc(const saei_crc_table *t, uint32_t crc, const void *data
     return ~saei_crc_words(t, crc, p, size);
 }
 
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
+
 /* ==== >>tensors: an open file ========================================== src/tensor/file.h ==== */
 
 /* Small pieces of memory that go together. */
@@ -4286,8 +4573,8 @@ struct sae_tensor_file {
     saei_scalar *scalars;
     size_t num_scalars, scalar_capacity;
     const void **scalars_by_name;
-    sae_json *header;         /* .safetensors */
-    const sae_json *metadata; /* in it; may be NULL */
+    sae_json *header;         /* .safetensors, .gguf */
+    const sae_json *metadata; /* it, or in it; may be NULL */
     saei_crc_table crc;
 };
 
@@ -4834,7 +5121,8 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
     if (length == 0 || data[8] != '{')
         return saei_damaged(file, "the .safetensors header does not begin with '{'");
     while (length > 1 && data[8 + length - 1] == ' ') length--;
-    SAEI_TRY(saei_json_parse(file->ctx, file->path, (const char *)data + 8, length, &file->header));
+    SAEI_TRY(saei_json_parse(file->ctx, file->who, file->path, (const char *)data + 8, length,
+                             &file->header));
     data += 8 + saei_le64(data);
     size -= (size_t)(data - file->map.data);
     extents =
@@ -4936,6 +5224,298 @@ static sae_result saei_safetensors_write(saei_writer *w, const saei_content *c) 
     saei_free(w->ctx, sorted);
     saei_free(w->ctx, header.data);
     return result;
+}
+
+/* ==== >>tensors: .gguf ================================================= src/tensor/gguf.h ==== */
+
+/*  "GGUF" | u32 version | u64 tensors | u64 pairs
+    | pairs: key, u32 type, value; an array: u32 type of its elements, u64 count, elements
+    | tensors: name, u32 dimensions, u64 sizes (the last dimension's first), u32 type, u64 offset
+    | to general.alignment (32) | data. Texts are a u64 length and bytes. */
+
+/* By the number of a value's type. */
+typedef enum saei_gguf_type {
+    SAEI_GGUF_U8, SAEI_GGUF_I8, SAEI_GGUF_U16, SAEI_GGUF_I16, SAEI_GGUF_U32, SAEI_GGUF_I32,
+    SAEI_GGUF_F32, SAEI_GGUF_BOOL, SAEI_GGUF_STRING, SAEI_GGUF_ARRAY, SAEI_GGUF_U64, SAEI_GGUF_I64,
+    SAEI_GGUF_F64
+} saei_gguf_type;
+
+/* Bytes of a value, the least of a string or an array. */
+static const unsigned char saei_gguf_sizes[] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8 };
+enum { SAEI_GGUF_TYPES = sizeof saei_gguf_sizes, SAEI_GGUF_LEAST_TENSOR = 24 };
+
+/* By the number of a tensor's type. */
+static const unsigned char saei_gguf_dtypes[] = {
+    SAE_F32,    SAE_F16,     SAE_Q4_0,   SAE_Q4_1,    SAE_OTHER, SAE_OTHER,  SAE_Q5_0,
+    SAE_Q5_1,   SAE_Q8_0,    SAE_OTHER,  SAE_Q2_K,    SAE_Q3_K,  SAE_Q4_K,   SAE_Q5_K,
+    SAE_Q6_K,   SAE_OTHER,   SAE_IQ2_XXS, SAE_IQ2_XS, SAE_IQ3_XXS, SAE_IQ1_S, SAE_IQ4_NL,
+    SAE_IQ3_S,  SAE_IQ2_S,   SAE_IQ4_XS, SAE_I8,      SAE_I16,   SAE_I32,    SAE_I64,
+    SAE_F64,    SAE_IQ1_M,   SAE_BF16,   SAE_OTHER,   SAE_OTHER, SAE_OTHER,  SAE_TQ1_0,
+    SAE_TQ2_0,  SAE_OTHER,   SAE_OTHER,  SAE_OTHER,   SAE_MXFP4, SAE_NVFP4
+};
+
+typedef struct saei_gguf {
+    sae_tensor_file *file;
+    const unsigned char *at, *end;
+    saei_json_tree tree;
+} saei_gguf;
+
+/* The next size bytes; NULL and *result set where the file has fewer. */
+static const unsigned char *saei_gguf_take(saei_gguf *g, uint64_t size, sae_result *result) {
+    const unsigned char *bytes = g->at;
+    if (size <= (uint64_t)(g->end - g->at)) {
+        g->at += size;
+        return bytes;
+    }
+    *result = saei_damaged(g->file,
+                           "the header asks for %llu bytes at byte %zu of a file of %zu",
+                           (unsigned long long)size, (size_t)(g->at - g->file->map.data),
+                           g->file->map.size);
+    return NULL;
+}
+
+/* A length and so many bytes. */
+static sae_result saei_gguf_bytes(saei_gguf *g, const unsigned char **bytes, size_t *size) {
+    sae_result result = SAE_OK;
+    const unsigned char *length = saei_gguf_take(g, 8, &result);
+    if (length) *bytes = saei_gguf_take(g, saei_le64(length), &result);
+    if (result == SAE_OK) *size = (size_t)saei_le64(length);
+    return result;
+}
+
+/* The same, fit to be a key or a tensor's name. */
+static sae_result saei_gguf_name(saei_gguf *g, const char *what, uint64_t index,
+                                 const unsigned char **name, size_t *size) {
+    SAEI_TRY(saei_gguf_bytes(g, name, size));
+    if (saei_is_text(*name, *size)) return SAE_OK;
+    return saei_damaged(g->file, "the name of %s %llu is not UTF-8 without NUL", what,
+                        (unsigned long long)index);
+}
+
+static const char *saei_gguf_put(saei_gguf *g, const unsigned char *bytes, size_t size) {
+    const size_t start = g->tree.num_chars;
+    saei_json_put(&g->tree, bytes, size);
+    return saei_json_put_end(&g->tree, start);
+}
+
+static double saei_gguf_number(saei_gguf_type type, const unsigned char *p) {
+    float f;
+    double d;
+    switch (type) {
+    case SAEI_GGUF_U8:
+    case SAEI_GGUF_BOOL: return p[0];
+    case SAEI_GGUF_I8: return (signed char)p[0];
+    case SAEI_GGUF_U16: return (double)saei_le16(p);
+    case SAEI_GGUF_I16: return (int16_t)saei_le16(p);
+    case SAEI_GGUF_U32: return (double)saei_le32(p);
+    case SAEI_GGUF_I32: return (int32_t)saei_le32(p);
+    case SAEI_GGUF_U64: return (double)saei_le64(p);
+    case SAEI_GGUF_I64: return (double)(int64_t)saei_le64(p);
+    case SAEI_GGUF_F64: memcpy(&d, p, sizeof d); return d;
+    case SAEI_GGUF_F32:
+    case SAEI_GGUF_STRING:
+    case SAEI_GGUF_ARRAY: break;
+    }
+    memcpy(&f, p, sizeof f);
+    return (double)f;
+}
+
+static sae_result saei_gguf_value(saei_gguf *g, uint32_t type, sae_json *out, int depth);
+
+static sae_result saei_gguf_array(saei_gguf *g, sae_json *out, int depth) {
+    sae_result result = SAE_OK;
+    const unsigned char *head = saei_gguf_take(g, 12, &result);
+    const uint32_t type = head ? saei_le32(head) : 0;
+    const uint64_t count = head ? saei_le64(head + 4) : 0;
+    sae_json *last = NULL;
+    if (!head) return result;
+    if (type >= SAEI_GGUF_TYPES)
+        return saei_damaged(g->file, "an array of values of the unknown type %u", (unsigned)type);
+    if (depth == SAEI_JSON_DEPTH) return saei_unsupported(g->file, "arrays nested deeper than 64");
+    if (count > (uint64_t)(g->end - g->at) / saei_gguf_sizes[type])
+        return saei_damaged(g->file, "an array of %llu values, which the file is too short for",
+                            (unsigned long long)count);
+    if (count > SAEI_JSON_NODES - g->tree.num_nodes)
+        return saei_unsupported(g->file, "more than 16777216 values in its metadata");
+    for (uint64_t i = 0; i < count; i++) {
+        last = saei_json_node(&g->tree, last);
+        if (!last) return saei_unsupported(g->file, "more than 16777216 values in its metadata");
+        SAEI_TRY(saei_gguf_value(g, type, last, depth + 1));
+    }
+    out->type = SAE_JSON_ARRAY;
+    out->count = (uint32_t)count;
+    return SAE_OK;
+}
+
+/* Fills *out, a fresh node. */
+static sae_result saei_gguf_value(saei_gguf *g, uint32_t type, sae_json *out, int depth) {
+    sae_result result = SAE_OK;
+    const unsigned char *bytes = NULL;
+    size_t size = 0;
+    if (type >= SAEI_GGUF_TYPES)
+        return saei_damaged(g->file, "a value of the unknown type %u", (unsigned)type);
+    if (type == SAEI_GGUF_ARRAY) return saei_gguf_array(g, out, depth);
+    if (type == SAEI_GGUF_STRING) {
+        SAEI_TRY(saei_gguf_bytes(g, &bytes, &size));
+        if (size > UINT32_MAX) return saei_unsupported(g->file, "a text of 4 GB in its metadata");
+        out->type = SAE_JSON_STRING;
+        out->string = saei_gguf_put(g, bytes, size);
+        out->count = (uint32_t)size;
+        return SAE_OK;
+    }
+    bytes = saei_gguf_take(g, saei_gguf_sizes[type], &result);
+    if (!bytes) return result;
+    if (type == SAEI_GGUF_BOOL && bytes[0] > 1)
+        return saei_damaged(g->file, "a bool of %u, allowed are 0 and 1", (unsigned)bytes[0]);
+    out->type = type == SAEI_GGUF_BOOL ? SAE_JSON_BOOL : SAE_JSON_NUMBER;
+    out->number = saei_gguf_number((saei_gguf_type)type, bytes);
+    out->is_integer = out->type == SAE_JSON_NUMBER && type != SAEI_GGUF_F32 && type != SAEI_GGUF_F64
+                      && fabs(out->number) <= (double)saei_json_most;
+    return SAE_OK;
+}
+
+/* All pairs into an object. */
+static sae_result saei_gguf_pairs(saei_gguf *g, uint64_t count) {
+    sae_json *root = saei_json_node(&g->tree, NULL), *last = NULL;
+    for (uint64_t i = 0; i < count; i++) {
+        const unsigned char *name = NULL, *type;
+        size_t size = 0;
+        sae_result result = SAE_OK;
+        last = saei_json_node(&g->tree, last);
+        if (!last) return saei_unsupported(g->file, "more than 16777216 values in its metadata");
+        SAEI_TRY(saei_gguf_name(g, "key", i, &name, &size));
+        last->key = saei_gguf_put(g, name, size);
+        type = saei_gguf_take(g, 4, &result);
+        if (!type) return result;
+        SAEI_TRY(saei_gguf_value(g, saei_le32(type), last, 1));
+    }
+    root->type = SAE_JSON_OBJECT;
+    root->count = (uint32_t)count;
+    return SAE_OK;
+}
+
+/* The metadata: counted, then read. */
+static sae_result saei_gguf_metadata(saei_gguf *g, uint64_t count) {
+    sae_tensor_file *file = g->file;
+    const unsigned char *begin = g->at;
+    const char *twice;
+    char quoted[SAEI_QUOTE];
+    saei_json_keys keys;
+    SAEI_TRY(saei_gguf_pairs(g, count));
+    g->at = begin;
+    keys.most = (size_t)count;
+    SAEI_TRY(saei_json_make(file->ctx, file->who, file->path, &g->tree));
+    file->header = g->tree.nodes;
+    file->metadata = file->header;
+    SAEI_TRY(saei_gguf_pairs(g, count));
+    SAEI_TRY(saei_json_keys_make(file->ctx, file->who, file->path, &keys));
+    twice = saei_json_twice(file->header, &keys);
+    saei_free(file->ctx, keys.slots);
+    if (!twice) return SAE_OK;
+    return saei_damaged(file, "the key \"%s\" is there twice", saei_quote(twice, quoted));
+}
+
+/* Name, shape, type and place of tensor `index`; *offset is where it lies in the data. */
+static sae_result saei_gguf_tensor(saei_gguf *g, uint64_t index, sae_tensor *t, uint64_t *offset) {
+    sae_tensor_file *file = g->file;
+    sae_result result = SAE_OK;
+    const unsigned char *name = NULL, *p;
+    char quoted[SAEI_QUOTE];
+    size_t size = 0, elements;
+    uint32_t dims, type;
+    memset(t, 0, sizeof *t);
+    SAEI_TRY(saei_gguf_name(g, "tensor", index, &name, &size));
+    t->name = saei_arena_text(&file->arena, name, size);
+    if (!t->name) return saei_file_no_memory(file);
+    saei_quote(t->name, quoted);
+    p = saei_gguf_take(g, 4, &result);
+    if (!p) return result;
+    dims = saei_le32(p);
+    if (dims > SAE_MAX_DIMS)
+        return saei_damaged(file, "tensor \"%s\" has %u dimensions, at most %d are supported",
+                            quoted, (unsigned)dims, SAE_MAX_DIMS);
+    p = saei_gguf_take(g, 8 * (uint64_t)dims + 12, &result);
+    if (!p) return result;
+    t->ndim = dims;
+    for (size_t k = 0; k < dims; k++) t->shape[dims - 1 - k] = saei_le64(p + 8 * k);
+    type = saei_le32(p + 8 * dims);
+    *offset = saei_le64(p + 8 * dims + 4);
+    t->dtype = type < sizeof saei_gguf_dtypes ? (sae_dtype)saei_gguf_dtypes[type] : SAE_OTHER;
+    if (saei_shape_layout(t, &elements)) return SAE_OK;
+    return saei_damaged(file, "tensor \"%s\" of %s has a shape that is too large, or rows that are "
+                        "no multiple of %zu", quoted, sae_dtype_name(t->dtype),
+                        sae_dtype_block(t->dtype));
+}
+
+static bool saei_looks_gguf(const unsigned char *d, size_t n) {
+    return n >= 4 && memcmp(d, "GGUF", 4) == 0;
+}
+
+static sae_result saei_gguf_alignment(const sae_tensor_file *file, size_t *out) {
+    const sae_json *v = sae_json_get(file->metadata, "general.alignment");
+    *out = 32;
+    if (!v) return SAE_OK;
+    if (v->is_integer && v->number >= 1 && v->number <= UINT32_MAX) *out = (size_t)v->number;
+    else *out = 0;
+    if (*out && !(*out & (*out - 1))) return SAE_OK;
+    return saei_damaged(file, "general.alignment is no power of two");
+}
+
+/* Where the data of all tensors is, after the header. */
+static sae_result saei_gguf_place(saei_gguf *g, const uint64_t *offsets) {
+    sae_tensor_file *file = g->file;
+    const size_t header = (size_t)(g->at - file->map.data);
+    size_t alignment, begin, left;
+    char quoted[SAEI_QUOTE];
+    SAEI_TRY(saei_gguf_alignment(file, &alignment));
+    begin = header + (alignment - header % alignment) % alignment;
+    left = begin < file->map.size ? file->map.size - begin : 0;
+    for (size_t i = 0; i < file->count; i++) {
+        sae_tensor *t = &file->tensors[i].tensor;
+        const size_t block = sae_dtype_block(t->dtype), size = sae_dtype_size(t->dtype);
+        uint64_t bytes = size;
+        for (size_t k = 0; k < t->ndim; k++)
+            bytes *= k + 1 == t->ndim ? t->shape[k] / block : t->shape[k];
+        if (offsets[i] % alignment || offsets[i] > left || bytes > left - offsets[i])
+            return saei_damaged(file,
+                                "tensor \"%s\" has %llu bytes at byte %llu of the data, which has "
+                                "%zu, aligned to %zu",
+                                saei_quote(t->name, quoted), (unsigned long long)bytes,
+                                (unsigned long long)offsets[i], left, alignment);
+        if (size) t->data = file->map.data + begin + offsets[i];
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_gguf_read(sae_tensor_file *file) {
+    const unsigned char *d = file->map.data;
+    saei_gguf g;
+    uint64_t tensors, pairs, *offsets;
+    uint32_t version;
+    memset(&g, 0, sizeof g);
+    g.file = file;
+    if (file->map.size < 24) return saei_damaged(file, "the GGUF header is cut short");
+    version = saei_le32(d + 4);
+    if (version != 2 && version != 3)
+        return saei_unsupported(file, "GGUF version %u, known are 2 and 3%s", (unsigned)version,
+                                version && !(version & 0xFFFF) ? " (this is a big-endian file)"
+                                                               : "");
+    tensors = saei_le64(d + 8);
+    pairs = saei_le64(d + 16);
+    g.at = d + 24;
+    g.end = d + file->map.size;
+    SAEI_TRY(saei_gguf_metadata(&g, pairs));
+    if (tensors > (uint64_t)(g.end - g.at) / SAEI_GGUF_LEAST_TENSOR)
+        return saei_damaged(file, "it promises %llu tensors, which it is too short for",
+                            (unsigned long long)tensors);
+    offsets = (uint64_t *)saei_arena_alloc(&file->arena, (size_t)tensors + 1, sizeof *offsets);
+    if (!offsets) return saei_file_no_memory(file);
+    for (size_t i = 0; i < tensors; i++) {
+        sae_tensor t;
+        SAEI_TRY(saei_gguf_tensor(&g, i, &t, &offsets[i]));
+        SAEI_TRY(saei_file_add(file, &t, NULL));
+    }
+    return saei_gguf_place(&g, offsets);
 }
 
 /* ==== >>tensors: zip archives =========================================== src/tensor/zip.h ==== */
@@ -6049,7 +6629,7 @@ typedef struct saei_container {
     bool nameless; /* holds one tensor, without a name */
     bool (*probe)(const unsigned char *data, size_t size);
     sae_result (*read)(sae_tensor_file *file);
-    sae_result (*write)(saei_writer *w, const saei_content *content);
+    sae_result (*write)(saei_writer *w, const saei_content *content); /* NULL: it is only read */
 } saei_container;
 
 static const saei_container saei_containers[] = {
@@ -6058,7 +6638,8 @@ static const saei_container saei_containers[] = {
     { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
       saei_safetensors_write },
     { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
-    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write }
+    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write },
+    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL }
 };
 enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
 
@@ -6082,8 +6663,8 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
         return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
                                       "(torch >= 1.6) or as .safetensors");
-    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
-                              "1.6)");
+    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .gguf, .pt "
+                              "(torch >= 1.6)");
 }
 
 SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
@@ -6162,12 +6743,21 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
     return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
 }
 
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file) {
+    return file ? file->metadata : NULL;
+}
+
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
     if (!file) return SAE_ERR_INVALID;
     for (size_t i = 0; i < file->count; i++) {
         saei_file_tensor *t = file->tensors + i;
+        char quoted[SAEI_QUOTE];
         if (tensor && tensor != &t->tensor) continue;
         file->who = "sae_tensor_file_check";
+        if (tensor && !sae_dtype_size(tensor->dtype))
+            return saei_unsupported(file, "tensor \"%s\" is of %s, a type that cannot be read",
+                                    saei_quote(t->tensor.name, quoted),
+                                    sae_dtype_name(t->tensor.dtype));
         if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
         if (tensor) return SAE_OK;
     }
@@ -6188,7 +6778,8 @@ static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const ch
 
 static const saei_container *saei_container_of(const char *name) {
     for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
-        if (saei_ends_with(name, saei_containers[i].ending)) return &saei_containers[i];
+        if (saei_containers[i].write && saei_ends_with(name, saei_containers[i].ending))
+            return &saei_containers[i];
     return NULL;
 }
 
@@ -6267,6 +6858,10 @@ SAE_API void sae_context_free(sae_context *ctx, void *memory) {
     if (ctx) saei_free(ctx, memory);
 }
 
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
+
 /* ==== >>kernels ====================================================== src/kernels/table.h ==== */
 /* The loops that take the time, written with 16 lanes whatever the machine has and compiled for
    each instruction set; the best one is chosen at run time. All give the same bits: each element
@@ -6281,6 +6876,11 @@ SAE_API void sae_context_free(sae_context *ctx, void *memory) {
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
+/* X of the numbers below 8 and 16: what an array's loop would do in memory stays in registers. */
+#define SAEI_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_SIXTEEN(X)                                                                            \
+    SAEI_EIGHT(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
     float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
@@ -6293,17 +6893,22 @@ typedef struct saei_quantized {
     /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */             \
     X(set, void, pack, (const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,           \
       uint32_t *out))                                                                              \
-    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
-    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
-      bool add, float *out))                                                                       \
+    /* out[r ld][0..48) = sum_k x[r][k] panel[k][0..48), r < rows <= 8 (+ out if add): the product \
+       order. All 8 x are read. */                                                                 \
+    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], size_t rows, const float *panel,     \
+      size_t dim, bool add, float *out, size_t ld))                                                \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
-       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
-       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
-    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    /* Weights at any address. n that lie together, of a type that is not of blocks, as floats;    \
+       and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim (of block types whole\
+       blocks); columns from count on are not specified. What lies `ahead` bytes behind is fetched.\
+    */                                                                                             \
+    X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
+    /* tile_row of such a panel, which is not written: F32, F16, BF16 and Q8_0 */                  \
+    X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
+      size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \
@@ -6485,7 +7090,7 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_at(p + 2 * i))
 SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
@@ -6509,28 +7114,30 @@ static double saei_vsum(saei_v a) {
 }
 
 /* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[r + i];                                                                  \
+    saei_v a##i = add && r + i < rows ? saei_vload(o + i * ld) : saei_vset(0);
+#define SAEI_ADD(i) a##i = saei_vfma(saei_vset(x##i[k]), v, a##i);
+#define SAEI_END(i)                                                                                \
+    if (r + i < rows) saei_vstore(o + i * ld, a##i);
+    for (size_t r = 0; r < rows; r += 4)
         for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            float *o = out + r * ld + c;
+            const float *p = panel + c;
+            SAEI_ALL(SAEI_BEGIN)
             for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
                 saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+                SAEI_ALL(SAEI_ADD)
             }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
+            SAEI_ALL(SAEI_END)
         }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
 }
 
 /* ---- src/kernels/common.inl ---- */
@@ -6626,35 +7233,46 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += piece) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(piece, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -6674,6 +7292,12 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7045,13 +7669,14 @@ static double saei_vsum(saei_v a) {
    or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
    bench/RESULTS.md. */
 #define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
 #define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+    SAEI_WIDE s##i##c = add && r + i < rows ? SAEI_LOAD(o + i * ld + c * SAEI_LANES) : SAEI_SET(0);
 #define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
 #define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_END(i, c)                                                                             \
+    if (r + i < rows) SAEI_STORE(o + i * ld + c * SAEI_LANES, s##i##c);
 #define SAEI_ROW(i)                                                                                \
     {                                                                                              \
         SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
@@ -7063,7 +7688,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
             const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
             const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
+            float *o = out + r * ld + c;
+            if (r >= rows) continue;
             SAEI_ROWS(SAEI_BEGIN)
             for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
                 SAEI_COLUMNS(SAEI_PART, 0)
@@ -7179,35 +7805,46 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += piece) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(piece, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -7227,6 +7864,12 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -7526,8 +8169,12 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 
 /* ==== >>kernels: AVX2 ================================================= src/kernels/avx2.h ==== */
 #if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx2.inl ---- */
+
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))),                  \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,popcnt,bmi")
@@ -7569,10 +8216,13 @@ static inline saei_v saei_vset(float a) {
     r.a = r.b = _mm256_set1_ps(a);
     return r;
 }
+static inline __m256 SAEI_FN(saei_half_8)(const unsigned char *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 static inline saei_v saei_vhalf(const unsigned char *p) {
     saei_v r;
-    r.a = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
-    r.b = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)));
+    r.a = SAEI_FN(saei_half_8)(p);
+    r.b = SAEI_FN(saei_half_8)(p + 16);
     return r;
 }
 static inline __m256 SAEI_FN(saei_bf16_8)(const unsigned char *p) {
@@ -7633,13 +8283,14 @@ static double saei_vsum(saei_v a) {
    or 24 of 4 lanes and 6. Predicted for AVX2: 12 FMAs for 7 loads, the FMA peak; see
    bench/RESULTS.md. */
 #define SAEI_LANES (sizeof(SAEI_WIDE) / sizeof(float))
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
 #define SAEI_BEGIN(i, c)                                                                           \
-    SAEI_WIDE s##i##c = add ? SAEI_LOAD(o + i * SAEI_PANEL + c * SAEI_LANES) : SAEI_SET(0);
+    SAEI_WIDE s##i##c = add && r + i < rows ? SAEI_LOAD(o + i * ld + c * SAEI_LANES) : SAEI_SET(0);
 #define SAEI_PART(i, c) SAEI_WIDE p##c = SAEI_LOAD(p + c * SAEI_LANES);
 #define SAEI_STEP(i, c) s##i##c = SAEI_FMA(t, p##c, s##i##c);
-#define SAEI_END(i, c) SAEI_STORE(o + i * SAEI_PANEL + c * SAEI_LANES, s##i##c);
+#define SAEI_END(i, c)                                                                             \
+    if (r + i < rows) SAEI_STORE(o + i * ld + c * SAEI_LANES, s##i##c);
 #define SAEI_ROW(i)                                                                                \
     {                                                                                              \
         SAEI_WIDE t = SAEI_SET(x##i[k]);                                                           \
@@ -7651,7 +8302,8 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
             size_t c = g / 2 * 24, r = g % 2 * 4, end = dim - k0 < 128 ? dim - k0 : 128;
             const float *x0 = x[r] + k0, *x1 = x[r + 1] + k0, *x2 = x[r + 2] + k0;
             const float *x3 = x[r + 3] + k0, *p = panel + c;
-            float *o = out + r * SAEI_PANEL + c;
+            float *o = out + r * ld + c;
+            if (r >= rows) continue;
             SAEI_ROWS(SAEI_BEGIN)
             for (size_t k = 0; k < end; k++, p += SAEI_PANEL) {
                 SAEI_COLUMNS(SAEI_PART, 0)
@@ -7674,23 +8326,25 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
 #undef SAEI_SET
 #undef SAEI_FMA
 
-/* r[c] = column k + c of 8 rows. */
-static inline void SAEI_FN(saei_transpose_8)(const float *const row[8], size_t k, __m256 r[8]) {
-    __m256 pair[8], quad[8];
-    for (size_t i = 0; i < 8; i += 2) {
-        __m256 a = _mm256_loadu_ps(row[i] + k), b = _mm256_loadu_ps(row[i + 1] + k);
-        pair[i] = _mm256_unpacklo_ps(a, b);     /* columns 0, 1 and 4, 5 of both rows */
-        pair[i + 1] = _mm256_unpackhi_ps(a, b); /* 2, 3 and 6, 7 */
-    }
-    for (size_t i = 0; i < 8; i += 4) /* quad[i + c]: columns c and c + 4 of rows i to i + 3 */
-        for (size_t c = 0; c < 2; c++) {
-            quad[i + 2 * c] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0x44);
-            quad[i + 2 * c + 1] = _mm256_shuffle_ps(pair[i + c], pair[i + c + 2], 0xEE);
-        }
-    for (size_t c = 0; c < 4; c++) {
-        r[c] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x20);
-        r[c + 4] = _mm256_permute2f128_ps(quad[c], quad[4 + c], 0x31);
-    }
+/* 8 rows of 8 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(__m256 r[8]) {
+/* columns 0, 1 and 4, 5 of two rows, and 2, 3 and 6, 7; columns c and c + 4 of four */
+#define SAEI_PAIR(a, b)                                                                            \
+    __m256 lo##a = _mm256_unpacklo_ps(r[a], r[b]), hi##a = _mm256_unpackhi_ps(r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    __m256 q0##a = _mm256_shuffle_ps(lo##a, lo##b, 0x44);                                          \
+    __m256 q1##a = _mm256_shuffle_ps(lo##a, lo##b, 0xEE);                                          \
+    __m256 q2##a = _mm256_shuffle_ps(hi##a, hi##b, 0x44);                                          \
+    __m256 q3##a = _mm256_shuffle_ps(hi##a, hi##b, 0xEE);
+#define SAEI_HALVES(c)                                                                             \
+    r[c] = _mm256_permute2f128_ps(q##c##0, q##c##4, 0x20);                                         \
+    r[c + 4] = _mm256_permute2f128_ps(q##c##0, q##c##4, 0x31);
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_HALVES(0) SAEI_HALVES(1) SAEI_HALVES(2) SAEI_HALVES(3)
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_HALVES
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
@@ -7704,11 +8358,15 @@ static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, f
     for (; c + 8 <= n; c += 8)
         for (size_t half = 0; half < 16; half += 8) {
             __m256 r[8];
-            SAEI_FN(saei_transpose_8)(at + half, c, r);
-            for (size_t i = 0; i < 8; i++) {
-                sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));
-                _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
-            }
+#define SAEI_READ(i) r[i] = _mm256_loadu_ps(at[half + i] + c);
+#define SAEI_PUT(i)                                                                                \
+    sum = _mm256_add_ps(sum, _mm256_mul_ps(r[i], zero));                                           \
+    _mm256_storeu_ps(to + (c + i) * ld + half, r[i]);
+            SAEI_EIGHT(SAEI_READ)
+            SAEI_FN(saei_turn)(r);
+            SAEI_EIGHT(SAEI_PUT)
+#undef SAEI_READ
+#undef SAEI_PUT
         }
     _mm256_storeu_ps(lane, sum);
     for (size_t i = 0; i < 8; i++) bad += lane[i];
@@ -7813,74 +8471,47 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += piece) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(piece, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
-    }
 }
 
-/* 8 rows of 8 words at a time, transposed in registers; a word of BF16 is two weights. */
-static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
-                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 16 : 8;
-    const __m256i upper = _mm256_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
-    size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 8) {
-            float half[64], *to = out + k * SAEI_PANEL + j;
-            const float *at[8];
-            __m256 r[8];
-            for (size_t i = 0; i < 8; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 8 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16)
-                    _mm256_storeu_ps(half + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(
-                                                       (const __m128i *)(const void *)weights)));
-            }
-            SAEI_FN(saei_transpose_8)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 8; c++, to += 2 * SAEI_PANEL) {
-                    __m256i pair = _mm256_castps_si256(r[c]);
-                    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
-                    _mm256_storeu_ps(to + SAEI_PANEL,
-                                     _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 8; c++, to += SAEI_PANEL) _mm256_storeu_ps(to, r[c]);
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
         }
-    if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+        out[j] = s;
+    }
 }
 
 /* ---- src/kernels/plain.inl ---- */
@@ -8176,11 +8807,441 @@ static void SAEI_FN(saei_gate_grad)(size_t n, size_t at, const float *exp_r, con
 #undef saei_vsqrt
 #undef saei_vsum
 
+/* ---- src/kernels/end_target.inl ---- */
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
+
+#endif /* SAEI_X86 */
+
+/* ==== >>kernels: AVX2, weights of any type ====================== src/kernels/avx2_widen.h ==== */
+#if defined(SAEI_X86)
+
+/* ---- src/kernels/begin_avx2.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,popcnt,bmi"))),                  \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,popcnt,bmi")
+#endif
+#define SAEI_FN(name) name##_avx2
+
+/* ---- src/kernels/names.inl ---- */
+
+/* The lanes of the set whose text this is: 16 floats, however many registers they take. */
+#define saei_v SAEI_FN(saei_v)
+#define saei_vload SAEI_FN(saei_vload)
+#define saei_vstore SAEI_FN(saei_vstore)
+#define saei_vset SAEI_FN(saei_vset)
+#define saei_vhalf SAEI_FN(saei_vhalf)
+#define saei_vbf16 SAEI_FN(saei_vbf16)
+#define saei_vfma SAEI_FN(saei_vfma)
+#define saei_vmul SAEI_FN(saei_vmul)
+#define saei_vadd SAEI_FN(saei_vadd)
+#define saei_vsub SAEI_FN(saei_vsub)
+#define saei_vdiv SAEI_FN(saei_vdiv)
+#define saei_vsqrt SAEI_FN(saei_vsqrt)
+#define saei_vsum SAEI_FN(saei_vsum)
+
+static inline __m256 SAEI_FN(saei_words)(const unsigned char *p) {
+    return _mm256_loadu_ps((const float *)(const void *)p);
+}
+
+/* 32 bytes of each of 8 rows: r[c] has words c. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
+    const unsigned char *const row[8], size_t at, __m256 r[8]) {
+#define SAEI_READ(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+    SAEI_EIGHT(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
+}
+
+#define SAEI_LANES 8
+#define SAEI_ALL SAEI_EIGHT
+#define SAEI_WIDE __m256
+#define SAEI_LOAD _mm256_loadu_ps
+#define SAEI_STORE _mm256_storeu_ps
+#define SAEI_HALVES SAEI_FN(saei_half_8)
+#define SAEI_SET _mm256_set1_ps
+#define SAEI_FMA _mm256_fmadd_ps
+#define SAEI_MUL _mm256_mul_ps
+#define SAEI_SUB _mm256_sub_ps
+#define SAEI_INT __m256i
+#define SAEI_BITS _mm256_castps_si256
+#define SAEI_FLOAT _mm256_castsi256_ps
+#define SAEI_NUMBER _mm256_cvtepi32_ps
+#define SAEI_LEFT _mm256_slli_epi32
+#define SAEI_RIGHT _mm256_srli_epi32
+#define SAEI_RIGHT_BY(v, n) _mm256_srl_epi32(v, _mm_cvtsi32_si128(n))
+#define SAEI_SIGNED_RIGHT _mm256_srai_epi32
+#define SAEI_AND(v, mask) _mm256_and_si256(v, _mm256_set1_epi32((int)(mask)))
+#define SAEI_OR _mm256_or_si256
+#define SAEI_LESS(v, n) _mm256_sub_epi32(v, _mm256_set1_epi32(n))
+
+/* ---- src/kernels/pieces.inl ---- */
+
+/* What the kernels widen_panel and stream are made of: a vector of rows at a time, transposed in
+   registers by words. A word is two weights of BF16, four of Q8_0, eight of Q4_K; halves are
+   widened first. */
+
+/* A function of a type: as many whole pieces of the rows as dim has, k weights, go into a panel, or
+   (product) their products into out[0..48). Groups of rows take turns at each k, so that their
+   chains of FMAs go on side by side. */
+#define SAEI_PIECES(type)                                                                          \
+    __attribute__((always_inline)) static inline size_t SAEI_FN(saei_pieces_##type)(               \
+        bool product, const unsigned char *const *rows, size_t count, size_t dim,                  \
+        ptrdiff_t ahead, const float *x, float *out)
+#define SAEI_BEGIN(piece, bytes)                                                                   \
+    for (; k + piece <= dim; k += piece)                                                           \
+        for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
+            const unsigned char *const *row = rows + j;                                            \
+            const size_t at = bytes;                                                               \
+            SAEI_WIDE s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);                              \
+            SAEI_ALL(SAEI_FETCH)
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(out + (k + (c)) * SAEI_PANEL + j, weights);
+#define SAEI_END                                                                                   \
+            if (product) SAEI_STORE(out + j, s);                                                   \
+        }
+
+#define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+#define SAEI_ONE(c) SAEI_USE(c, r[c])
+SAEI_PIECES(f32) {
+    size_t k = 0;
+    SAEI_BEGIN(SAEI_LANES, 4 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+    SAEI_END
+    return k;
+}
+
+#define SAEI_PAIR(c)                                                                               \
+    SAEI_USE(2 * c, SAEI_FLOAT(SAEI_LEFT(SAEI_BITS(r[c]), 16)))                                    \
+    SAEI_USE(2 * c + 1, SAEI_FLOAT(SAEI_AND(SAEI_BITS(r[c]), 0xFFFF0000u)))
+SAEI_PIECES(bf16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_PAIR)
+    SAEI_END
+    return k;
+}
+#undef SAEI_PAIR
+
+/* Both halves of a cache line while it is there. */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALVES(row[i] + at);                                                               \
+    q[i] = SAEI_HALVES(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+SAEI_PIECES(f16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES];
+        SAEI_ALL(SAEI_READ)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+        SAEI_FN(saei_turn)(q);
+        SAEI_ALL(SAEI_OTHER)
+    SAEI_END
+    return k;
+}
+#undef SAEI_READ
+#undef SAEI_OTHER
+#undef SAEI_WORDS
+#undef SAEI_ONE
+
+/* ---- blocks: what their bytes are, tensor/blocks.h says ---- */
+
+/* The float16 numbers `bytes` behind the begin of the rows' blocks. */
+__attribute__((always_inline)) static inline SAEI_WIDE SAEI_FN(saei_scales)(
+    const unsigned char *const *row, size_t at) {
+    unsigned char half[2 * SAEI_LANES];
+#define SAEI_READ(i) memcpy(half + 2 * i, row[i] + at, 2);
+    SAEI_ALL(SAEI_READ)
+#undef SAEI_READ
+    return SAEI_HALVES(half);
+}
+
+/* Byte b of words, signed. */
+#define SAEI_BYTE_0(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 24), 24)
+#define SAEI_BYTE_1(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 16), 24)
+#define SAEI_BYTE_2(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 8), 24)
+#define SAEI_BYTE_3(v) SAEI_SIGNED_RIGHT(v, 24)
+
+#define SAEI_FOUR(c) SAEI_NUMBERS(c, 0) SAEI_NUMBERS(c, 1) SAEI_NUMBERS(c, 2) SAEI_NUMBERS(c, 3)
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(r[c])))))
+SAEI_PIECES(q8_0) {
+    size_t k = 0;
+    SAEI_BEGIN(32, k / 32 * 34)
+        SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_EIGHT(SAEI_FOUR)
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* ---- src/kernels/pieces_few_bits.inl ---- */
+
+/* As pieces.inl, of blocks of 4 to 6 bits. */
+
+/* d (q - 8), two blocks at once: 16 bytes of each. */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(16 * i + 4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 8))))
+#define SAEI_Q(c, b) SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15)
+#define SAEI_SHIFT(c) r[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(r[c]), 4));
+SAEI_PIECES(q4_0) {
+    size_t k = 0;
+    SAEI_BEGIN(64, k / 32 * 18)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_FN(saei_turn_bytes)(row, at + 4, q);
+        for (size_t i = 0; i < 4; i++) {
+            if (i == 2) {
+                d = SAEI_FN(saei_scales)(row, at + 18);
+                r[0] = q[4], r[1] = q[5], r[2] = q[6], r[3] = q[7];
+            } else if (i % 2) {
+                SAEI_SHIFT(0) SAEI_SHIFT(1) SAEI_SHIFT(2) SAEI_SHIFT(3)
+            }
+            SAEI_FOUR(0) SAEI_FOUR(1) SAEI_FOUR(2) SAEI_FOUR(3)
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* Scales and minima of Q4_K and Q5_K: d and m times numbers of 6 bits in 12 bytes. */
+static inline void SAEI_FN(saei_six_bits)(const unsigned char *const *row, size_t at,
+                                          SAEI_WIDE scale[8], SAEI_WIDE least[8]) {
+    SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+    const SAEI_WIDE m = SAEI_FN(saei_scales)(row, at + 2);
+    SAEI_INT a, b, c;
+    SAEI_FN(saei_turn_bytes)(row, at, r);
+    a = SAEI_BITS(r[1]);
+    b = SAEI_BITS(r[2]);
+    c = SAEI_BITS(r[3]);
+    for (int g = 0; g < 4; g++) {
+        const SAEI_INT low = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g), 15);
+        const SAEI_INT high = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g + 4), 15);
+        scale[g] = SAEI_MUL(d, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(a, 8 * g), 63)));
+        least[g] = SAEI_MUL(m, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(b, 8 * g), 63)));
+        scale[4 + g] = SAEI_MUL(
+            d, SAEI_NUMBER(SAEI_OR(low, SAEI_AND(SAEI_RIGHT_BY(a, 8 * g + 2), 48))));
+        least[4 + g] = SAEI_MUL(
+            m, SAEI_NUMBER(SAEI_OR(high, SAEI_AND(SAEI_RIGHT_BY(b, 8 * g + 2), 48))));
+    }
+}
+
+/* scale q - least, 32 of a group at a time */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_SUB(SAEI_MUL(scale[g], SAEI_NUMBER(SAEI_Q(c, b))), least[g]))
+SAEI_PIECES(q4_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 144)
+        SAEI_WIDE r[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+
+/* the lowest bits of byte b of v, times 16 */
+#define SAEI_TOP_0(v, mask) SAEI_AND(SAEI_LEFT(v, 4), mask)
+#define SAEI_TOP_1(v, mask) SAEI_AND(SAEI_RIGHT(v, 4), mask)
+#define SAEI_TOP_2(v, mask) SAEI_AND(SAEI_RIGHT(v, 12), mask)
+#define SAEI_TOP_3(v, mask) SAEI_AND(SAEI_RIGHT(v, 20), mask)
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 16))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 1));
+SAEI_PIECES(q5_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 176)
+        SAEI_WIDE r[SAEI_LANES], t[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        SAEI_FN(saei_turn_bytes)(row, at + 16, t);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 48 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_NUMBERS
+
+/* scale (q - 32): r are the low and high halves of 64 bytes, which take turns; t the top bits */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_MUL(scale[2 * g + c / 4], SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 32))))
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(low[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 48))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 2));
+#define SAEI_HIGH(c) low[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(low[c]), 4));
+#define SAEI_SCALE(c, b)                                                                           \
+    scale[4 * c + b] = SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(t[4 + c]))));
+#define SAEI_SCALES(c) SAEI_SCALE(c, 0) SAEI_SCALE(c, 1) SAEI_SCALE(c, 2) SAEI_SCALE(c, 3)
+SAEI_PIECES(q6_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 210)
+        SAEI_WIDE r[2][SAEI_LANES], t[SAEI_LANES], scale[16];
+        const SAEI_WIDE d = SAEI_FN(saei_scales)(row, at + 208);
+        SAEI_FN(saei_turn_bytes)(row, at + 176, t);
+        SAEI_SCALES(0) SAEI_SCALES(1) SAEI_SCALES(2) SAEI_SCALES(3)
+        for (size_t half = 0; half < 8; half += 4) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half, r[0]);
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half + 32, r[1]);
+            SAEI_FN(saei_turn_bytes)(row, at + 128 + 8 * half, t);
+            for (size_t g = half; g < half + 4; g++) {
+                SAEI_WIDE *low = r[g % 2];
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_HIGH)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_HIGH
+#undef SAEI_SCALE
+#undef SAEI_SCALES
+#undef SAEI_SHIFT
+#undef SAEI_TOP_0
+#undef SAEI_TOP_1
+#undef SAEI_TOP_2
+#undef SAEI_TOP_3
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream, of pieces.inl and pieces_few_bits.inl. */
+static void SAEI_FN(saei_rows_of)(const unsigned char *from, ptrdiff_t step, size_t count,
+                                  const unsigned char *rows[SAEI_PANEL]) {
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+}
+
+static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(false, rows, count, dim, ahead, NULL, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+    else if (dtype == SAE_Q4_0) k = SAEI_TYPE(q4_0);
+    else if (dtype == SAE_Q4_K) k = SAEI_TYPE(q4_k);
+    else if (dtype == SAE_Q5_K) k = SAEI_TYPE(q5_k);
+    else if (dtype == SAE_Q6_K) k = SAEI_TYPE(q6_k);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_widen_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                 ahead, out + k * SAEI_PANEL);
+}
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
+    if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(true, rows, count, dim, ahead, x, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_stream_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                  ahead, x + k, true, out);
+}
+
+#undef SAEI_PIECES
+#undef SAEI_BEGIN
+#undef SAEI_FETCH
+#undef SAEI_USE
+#undef SAEI_END
+#undef SAEI_BYTE_0
+#undef SAEI_BYTE_1
+#undef SAEI_BYTE_2
+#undef SAEI_BYTE_3
+#undef SAEI_FOUR
+#undef SAEI_LANES
+#undef SAEI_ALL
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_HALVES
+#undef SAEI_SET
+#undef SAEI_FMA
+#undef SAEI_MUL
+#undef SAEI_SUB
+#undef SAEI_INT
+#undef SAEI_BITS
+#undef SAEI_FLOAT
+#undef SAEI_NUMBER
+#undef SAEI_LEFT
+#undef SAEI_RIGHT
+#undef SAEI_RIGHT_BY
+#undef SAEI_SIGNED_RIGHT
+#undef SAEI_AND
+#undef SAEI_OR
+#undef SAEI_LESS
+
+/* ---- src/kernels/end.inl ---- */
+
+#undef SAEI_FN
+#undef saei_v
+#undef saei_vload
+#undef saei_vstore
+#undef saei_vset
+#undef saei_vhalf
+#undef saei_vbf16
+#undef saei_vfma
+#undef saei_vmul
+#undef saei_vadd
+#undef saei_vsub
+#undef saei_vdiv
+#undef saei_vsqrt
+#undef saei_vsum
+
+/* ---- src/kernels/end_target.inl ---- */
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
 #endif /* SAEI_X86 */
 
 /* ==== >>kernels: AVX-512 ============================================ src/kernels/avx512.h ==== */
@@ -8248,20 +9309,15 @@ static double saei_vsum(saei_v a) {
     return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* 16 rows of 16 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(saei_v r[16]) {
+#define SAEI_QUADS(X) X(0) X(1) X(2) X(3)
 /* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
 #define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
     saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
     saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
     saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
@@ -8278,16 +9334,24 @@ __attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
         r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
         r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
     }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUADS(SAEI_QUAD)
     SAEI_QUARTERS(w, 0)
     SAEI_QUARTERS(x, 1)
     SAEI_QUARTERS(y, 2)
     SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
+#undef SAEI_QUADS
 #undef SAEI_QUAD
 #undef SAEI_QUARTERS
+}
+
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_READ(i) r[i] = saei_vload(at[i] + k);
+    SAEI_SIXTEEN(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,
@@ -8413,35 +9477,46 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += piece) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(piece, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }
 
@@ -8607,14 +9682,17 @@ static void SAEI_FN(saei_adam)(const saei_adam_factors *c, size_t n, float *p, c
 
 /* 8 rows x 48 latents in 24 registers; the panel is read once, x by broadcast. Predicted: 24 FMAs
    for 11 loads, the FMA peak; measured 98 % of it resident, 94 to 97 % over all panels of W1. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
 #define SAEI_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define SAEI_BEGIN(i)                                                                              \
     const float *x##i = x[i];                                                                      \
-    saei_v a##i = add ? saei_vload(out + i * 48) : saei_vset(0),                                   \
-           b##i = add ? saei_vload(out + i * 48 + 16) : saei_vset(0),                              \
-           c##i = add ? saei_vload(out + i * 48 + 32) : saei_vset(0);
+    saei_v a##i = saei_vset(0), b##i = a##i, c##i = a##i;                                          \
+    if (add && i < rows) {                                                                         \
+        a##i = saei_vload(out + i * ld);                                                           \
+        b##i = saei_vload(out + i * ld + 16);                                                      \
+        c##i = saei_vload(out + i * ld + 32);                                                      \
+    }
 #define SAEI_STEP(i)                                                                               \
     {                                                                                              \
         saei_v t = saei_vset(x##i[k]);                                                             \
@@ -8623,9 +9701,11 @@ static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float
         c##i = saei_vfma(t, p2, c##i);                                                             \
     }
 #define SAEI_END(i)                                                                                \
-    saei_vstore(out + i * 48, a##i);                                                               \
-    saei_vstore(out + i * 48 + 16, b##i);                                                          \
-    saei_vstore(out + i * 48 + 32, c##i);
+    if (i < rows) {                                                                                \
+        saei_vstore(out + i * ld, a##i);                                                           \
+        saei_vstore(out + i * ld + 16, b##i);                                                      \
+        saei_vstore(out + i * ld + 32, c##i);                                                      \
+    }
     SAEI_ROWS(SAEI_BEGIN)
     for (size_t k = 0; k < dim; k++, panel += SAEI_PANEL) {
         saei_v p0 = saei_vload(panel), p1 = saei_vload(panel + 16), p2 = saei_vload(panel + 32);
@@ -9014,42 +10094,396 @@ static void SAEI_FN(saei_add_rows)(size_t n, size_t count, const uint32_t *row, 
 #define saei_vsqrt SAEI_FN(saei_vsqrt)
 #define saei_vsum SAEI_FN(saei_vsum)
 
-/* 16 rows of 16 words at a time, transposed in registers; a word of BF16 is two weights. */
+static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
+    return saei_vload((const float *)(const void *)p);
+}
+
+/* 32 bytes of each of 16 rows: r[c] has words c. Rows i and i + 4 share a register, and turn as 8
+   rows of AVX2 do. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
+    const unsigned char *const row[16], size_t at, saei_v r[16]) {
+#define SAEI_BYTES(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at))
+#define SAEI_READ(c, i)                                                                            \
+    r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \
+        0xFF, _mm512_castsi256_si512(SAEI_BYTES(i)), SAEI_BYTES(i + 4), 1));
+#define SAEI_PAIR(a, b)                                                                            \
+    saei_v lo##a = _mm512_maskz_unpacklo_ps(0xFFFF, r[a], r[b]);                                   \
+    saei_v hi##a = _mm512_maskz_unpackhi_ps(0xFFFF, r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    saei_v q0##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0x44);                            \
+    saei_v q1##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0xEE);                            \
+    saei_v q2##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0x44);                            \
+    saei_v q3##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0xEE);
+#define SAEI_QUARTERS(c)                                                                           \
+    r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0x88);                             \
+    r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0xDD);
+    SAEI_READ(0, 0) SAEI_READ(1, 1) SAEI_READ(2, 2) SAEI_READ(3, 3)
+    SAEI_READ(4, 8) SAEI_READ(5, 9) SAEI_READ(6, 10) SAEI_READ(7, 11)
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_QUARTERS(0) SAEI_QUARTERS(1) SAEI_QUARTERS(2) SAEI_QUARTERS(3)
+#undef SAEI_BYTES
+#undef SAEI_READ
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+#define SAEI_LANES 16
+#define SAEI_ALL SAEI_SIXTEEN
+#define SAEI_WIDE saei_v
+#define SAEI_LOAD saei_vload
+#define SAEI_STORE saei_vstore
+#define SAEI_HALVES saei_vhalf
+#define SAEI_SET saei_vset
+#define SAEI_FMA saei_vfma
+#define SAEI_MUL saei_vmul
+#define SAEI_SUB saei_vsub
+#define SAEI_INT __m512i
+#define SAEI_BITS _mm512_castps_si512
+#define SAEI_FLOAT _mm512_castsi512_ps
+#define SAEI_NUMBER(v) _mm512_maskz_cvtepi32_ps(0xFFFF, v)
+#define SAEI_LEFT(v, n) _mm512_maskz_slli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT(v, n) _mm512_maskz_srli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT_BY(v, n) _mm512_maskz_srl_epi32(0xFFFF, v, _mm_cvtsi32_si128(n))
+#define SAEI_SIGNED_RIGHT(v, n) _mm512_maskz_srai_epi32(0xFFFF, v, n)
+#define SAEI_AND(v, mask) _mm512_and_si512(v, _mm512_set1_epi32((int)(mask)))
+#define SAEI_OR _mm512_or_si512
+#define SAEI_LESS(v, n) _mm512_sub_epi32(v, _mm512_set1_epi32(n))
+
+/* ---- src/kernels/pieces.inl ---- */
+
+/* What the kernels widen_panel and stream are made of: a vector of rows at a time, transposed in
+   registers by words. A word is two weights of BF16, four of Q8_0, eight of Q4_K; halves are
+   widened first. */
+
+/* A function of a type: as many whole pieces of the rows as dim has, k weights, go into a panel, or
+   (product) their products into out[0..48). Groups of rows take turns at each k, so that their
+   chains of FMAs go on side by side. */
+#define SAEI_PIECES(type)                                                                          \
+    __attribute__((always_inline)) static inline size_t SAEI_FN(saei_pieces_##type)(               \
+        bool product, const unsigned char *const *rows, size_t count, size_t dim,                  \
+        ptrdiff_t ahead, const float *x, float *out)
+#define SAEI_BEGIN(piece, bytes)                                                                   \
+    for (; k + piece <= dim; k += piece)                                                           \
+        for (size_t j = 0; j < count; j += SAEI_LANES) {                                           \
+            const unsigned char *const *row = rows + j;                                            \
+            const size_t at = bytes;                                                               \
+            SAEI_WIDE s = product ? SAEI_LOAD(out + j) : SAEI_SET(0);                              \
+            SAEI_ALL(SAEI_FETCH)
+#define SAEI_FETCH(i) _mm_prefetch((const char *)row[i] + at + ahead, _MM_HINT_T1);
+#define SAEI_USE(c, weights)                                                                       \
+    if (product) s = SAEI_FMA(SAEI_SET(x[k + (c)]), weights, s);                                   \
+    else SAEI_STORE(out + (k + (c)) * SAEI_PANEL + j, weights);
+#define SAEI_END                                                                                   \
+            if (product) SAEI_STORE(out + j, s);                                                   \
+        }
+
+#define SAEI_WORDS(i) r[i] = SAEI_FN(saei_words)(row[i] + at);
+#define SAEI_ONE(c) SAEI_USE(c, r[c])
+SAEI_PIECES(f32) {
+    size_t k = 0;
+    SAEI_BEGIN(SAEI_LANES, 4 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+    SAEI_END
+    return k;
+}
+
+#define SAEI_PAIR(c)                                                                               \
+    SAEI_USE(2 * c, SAEI_FLOAT(SAEI_LEFT(SAEI_BITS(r[c]), 16)))                                    \
+    SAEI_USE(2 * c + 1, SAEI_FLOAT(SAEI_AND(SAEI_BITS(r[c]), 0xFFFF0000u)))
+SAEI_PIECES(bf16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES];
+        SAEI_ALL(SAEI_WORDS)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_PAIR)
+    SAEI_END
+    return k;
+}
+#undef SAEI_PAIR
+
+/* Both halves of a cache line while it is there. */
+#define SAEI_READ(i)                                                                               \
+    r[i] = SAEI_HALVES(row[i] + at);                                                               \
+    q[i] = SAEI_HALVES(row[i] + at + 2 * SAEI_LANES);
+#define SAEI_OTHER(c) SAEI_USE(SAEI_LANES + c, q[c])
+SAEI_PIECES(f16) {
+    size_t k = 0;
+    SAEI_BEGIN(2 * SAEI_LANES, 2 * k)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES];
+        SAEI_ALL(SAEI_READ)
+        SAEI_FN(saei_turn)(r);
+        SAEI_ALL(SAEI_ONE)
+        SAEI_FN(saei_turn)(q);
+        SAEI_ALL(SAEI_OTHER)
+    SAEI_END
+    return k;
+}
+#undef SAEI_READ
+#undef SAEI_OTHER
+#undef SAEI_WORDS
+#undef SAEI_ONE
+
+/* ---- blocks: what their bytes are, tensor/blocks.h says ---- */
+
+/* The float16 numbers `bytes` behind the begin of the rows' blocks. */
+__attribute__((always_inline)) static inline SAEI_WIDE SAEI_FN(saei_scales)(
+    const unsigned char *const *row, size_t at) {
+    unsigned char half[2 * SAEI_LANES];
+#define SAEI_READ(i) memcpy(half + 2 * i, row[i] + at, 2);
+    SAEI_ALL(SAEI_READ)
+#undef SAEI_READ
+    return SAEI_HALVES(half);
+}
+
+/* Byte b of words, signed. */
+#define SAEI_BYTE_0(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 24), 24)
+#define SAEI_BYTE_1(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 16), 24)
+#define SAEI_BYTE_2(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 8), 24)
+#define SAEI_BYTE_3(v) SAEI_SIGNED_RIGHT(v, 24)
+
+#define SAEI_FOUR(c) SAEI_NUMBERS(c, 0) SAEI_NUMBERS(c, 1) SAEI_NUMBERS(c, 2) SAEI_NUMBERS(c, 3)
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(r[c])))))
+SAEI_PIECES(q8_0) {
+    size_t k = 0;
+    SAEI_BEGIN(32, k / 32 * 34)
+        SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_EIGHT(SAEI_FOUR)
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* ---- src/kernels/pieces_few_bits.inl ---- */
+
+/* As pieces.inl, of blocks of 4 to 6 bits. */
+
+/* d (q - 8), two blocks at once: 16 bytes of each. */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(16 * i + 4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 8))))
+#define SAEI_Q(c, b) SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15)
+#define SAEI_SHIFT(c) r[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(r[c]), 4));
+SAEI_PIECES(q4_0) {
+    size_t k = 0;
+    SAEI_BEGIN(64, k / 32 * 18)
+        SAEI_WIDE r[SAEI_LANES], q[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_FN(saei_turn_bytes)(row, at + 2, r);
+        SAEI_FN(saei_turn_bytes)(row, at + 4, q);
+        for (size_t i = 0; i < 4; i++) {
+            if (i == 2) {
+                d = SAEI_FN(saei_scales)(row, at + 18);
+                r[0] = q[4], r[1] = q[5], r[2] = q[6], r[3] = q[7];
+            } else if (i % 2) {
+                SAEI_SHIFT(0) SAEI_SHIFT(1) SAEI_SHIFT(2) SAEI_SHIFT(3)
+            }
+            SAEI_FOUR(0) SAEI_FOUR(1) SAEI_FOUR(2) SAEI_FOUR(3)
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+
+/* Scales and minima of Q4_K and Q5_K: d and m times numbers of 6 bits in 12 bytes. */
+static inline void SAEI_FN(saei_six_bits)(const unsigned char *const *row, size_t at,
+                                          SAEI_WIDE scale[8], SAEI_WIDE least[8]) {
+    SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+    const SAEI_WIDE m = SAEI_FN(saei_scales)(row, at + 2);
+    SAEI_INT a, b, c;
+    SAEI_FN(saei_turn_bytes)(row, at, r);
+    a = SAEI_BITS(r[1]);
+    b = SAEI_BITS(r[2]);
+    c = SAEI_BITS(r[3]);
+    for (int g = 0; g < 4; g++) {
+        const SAEI_INT low = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g), 15);
+        const SAEI_INT high = SAEI_AND(SAEI_RIGHT_BY(c, 8 * g + 4), 15);
+        scale[g] = SAEI_MUL(d, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(a, 8 * g), 63)));
+        least[g] = SAEI_MUL(m, SAEI_NUMBER(SAEI_AND(SAEI_RIGHT_BY(b, 8 * g), 63)));
+        scale[4 + g] = SAEI_MUL(
+            d, SAEI_NUMBER(SAEI_OR(low, SAEI_AND(SAEI_RIGHT_BY(a, 8 * g + 2), 48))));
+        least[4 + g] = SAEI_MUL(
+            m, SAEI_NUMBER(SAEI_OR(high, SAEI_AND(SAEI_RIGHT_BY(b, 8 * g + 2), 48))));
+    }
+}
+
+/* scale q - least, 32 of a group at a time */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_SUB(SAEI_MUL(scale[g], SAEI_NUMBER(SAEI_Q(c, b))), least[g]))
+SAEI_PIECES(q4_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 144)
+        SAEI_WIDE r[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+
+/* the lowest bits of byte b of v, times 16 */
+#define SAEI_TOP_0(v, mask) SAEI_AND(SAEI_LEFT(v, 4), mask)
+#define SAEI_TOP_1(v, mask) SAEI_AND(SAEI_RIGHT(v, 4), mask)
+#define SAEI_TOP_2(v, mask) SAEI_AND(SAEI_RIGHT(v, 12), mask)
+#define SAEI_TOP_3(v, mask) SAEI_AND(SAEI_RIGHT(v, 20), mask)
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(r[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 16))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 1));
+SAEI_PIECES(q5_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 176)
+        SAEI_WIDE r[SAEI_LANES], t[SAEI_LANES], scale[8], least[8];
+        SAEI_FN(saei_six_bits)(row, at, scale, least);
+        SAEI_FN(saei_turn_bytes)(row, at + 16, t);
+        for (size_t pair = 0; pair < 8; pair += 2) {
+            SAEI_FN(saei_turn_bytes)(row, at + 48 + 16 * pair, r);
+            for (size_t g = pair; g < pair + 2; g++) {
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_SHIFT)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_NUMBERS
+
+/* scale (q - 32): r are the low and high halves of 64 bytes, which take turns; t the top bits */
+#define SAEI_NUMBERS(c, b)                                                                         \
+    SAEI_USE(32 * g + 4 * c + b,                                                                   \
+             SAEI_MUL(scale[2 * g + c / 4], SAEI_NUMBER(SAEI_LESS(SAEI_Q(c, b), 32))))
+#define SAEI_Q(c, b)                                                                               \
+    SAEI_OR(SAEI_AND(SAEI_RIGHT(SAEI_BITS(low[c]), 8 * b), 15), SAEI_TOP_##b(SAEI_BITS(t[c]), 48))
+#define SAEI_NEXT(c) t[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(t[c]), 2));
+#define SAEI_HIGH(c) low[c] = SAEI_FLOAT(SAEI_RIGHT(SAEI_BITS(low[c]), 4));
+#define SAEI_SCALE(c, b)                                                                           \
+    scale[4 * c + b] = SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(t[4 + c]))));
+#define SAEI_SCALES(c) SAEI_SCALE(c, 0) SAEI_SCALE(c, 1) SAEI_SCALE(c, 2) SAEI_SCALE(c, 3)
+SAEI_PIECES(q6_k) {
+    size_t k = 0;
+    SAEI_BEGIN(256, k / 256 * 210)
+        SAEI_WIDE r[2][SAEI_LANES], t[SAEI_LANES], scale[16];
+        const SAEI_WIDE d = SAEI_FN(saei_scales)(row, at + 208);
+        SAEI_FN(saei_turn_bytes)(row, at + 176, t);
+        SAEI_SCALES(0) SAEI_SCALES(1) SAEI_SCALES(2) SAEI_SCALES(3)
+        for (size_t half = 0; half < 8; half += 4) {
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half, r[0]);
+            SAEI_FN(saei_turn_bytes)(row, at + 16 * half + 32, r[1]);
+            SAEI_FN(saei_turn_bytes)(row, at + 128 + 8 * half, t);
+            for (size_t g = half; g < half + 4; g++) {
+                SAEI_WIDE *low = r[g % 2];
+                SAEI_EIGHT(SAEI_FOUR)
+                SAEI_EIGHT(SAEI_HIGH)
+                SAEI_EIGHT(SAEI_NEXT)
+            }
+        }
+    SAEI_END
+    return k;
+}
+#undef SAEI_NUMBERS
+#undef SAEI_Q
+#undef SAEI_NEXT
+#undef SAEI_HIGH
+#undef SAEI_SCALE
+#undef SAEI_SCALES
+#undef SAEI_SHIFT
+#undef SAEI_TOP_0
+#undef SAEI_TOP_1
+#undef SAEI_TOP_2
+#undef SAEI_TOP_3
+
+/* ---- src/kernels/widen.inl ---- */
+
+/* The kernels widen_panel and stream, of pieces.inl and pieces_few_bits.inl. */
+static void SAEI_FN(saei_rows_of)(const unsigned char *from, ptrdiff_t step, size_t count,
+                                  const unsigned char *rows[SAEI_PANEL]) {
+    for (size_t j = 0; j < SAEI_PANEL; j++)
+        rows[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
+}
+
 static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 32 : 16;
-    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
+    const unsigned char *rows[SAEI_PANEL];
     size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            float half[256], *to = out + k * SAEI_PANEL + j;
-            const float *at[16];
-            saei_v r[16];
-            for (size_t i = 0; i < 16; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 16 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16) saei_vstore(half + 16 * i, saei_vhalf(weights));
-            }
-            SAEI_FN(saei_transpose)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 16; c++, to += 2 * SAEI_PANEL) {
-                    __m512i pair = _mm512_castps_si512(r[c]);
-                    saei_vstore(to, _mm512_castsi512_ps(
-                                        _mm512_maskz_slli_epi32(0xFFFF, pair, 16)));
-                    saei_vstore(to + SAEI_PANEL,
-                                _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 16; c++, to += SAEI_PANEL) saei_vstore(to, r[c]);
-        }
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(false, rows, count, dim, ahead, NULL, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+    else if (dtype == SAE_Q4_0) k = SAEI_TYPE(q4_0);
+    else if (dtype == SAE_Q4_K) k = SAEI_TYPE(q4_k);
+    else if (dtype == SAE_Q5_K) k = SAEI_TYPE(q5_k);
+    else if (dtype == SAE_Q6_K) k = SAEI_TYPE(q6_k);
+#undef SAEI_TYPE
     if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+        SAEI_FN(saei_widen_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                 ahead, out + k * SAEI_PANEL);
 }
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    const unsigned char *rows[SAEI_PANEL];
+    size_t k = 0;
+    SAEI_FN(saei_rows_of)(from, step, count, rows);
+    if (!add) memset(out, 0, SAEI_PANEL * sizeof *out);
+#define SAEI_TYPE(type) SAEI_FN(saei_pieces_##type)(true, rows, count, dim, ahead, x, out)
+    if (dtype == SAE_F32) k = SAEI_TYPE(f32);
+    else if (dtype == SAE_BF16) k = SAEI_TYPE(bf16);
+    else if (dtype == SAE_F16) k = SAEI_TYPE(f16);
+    else if (dtype == SAE_Q8_0) k = SAEI_TYPE(q8_0);
+#undef SAEI_TYPE
+    if (k < dim)
+        SAEI_FN(saei_stream_rows)(dtype, from + saei_dtype_bytes(dtype, k), step, count, dim - k,
+                                  ahead, x + k, true, out);
+}
+
+#undef SAEI_PIECES
+#undef SAEI_BEGIN
+#undef SAEI_FETCH
+#undef SAEI_USE
+#undef SAEI_END
+#undef SAEI_BYTE_0
+#undef SAEI_BYTE_1
+#undef SAEI_BYTE_2
+#undef SAEI_BYTE_3
+#undef SAEI_FOUR
+#undef SAEI_LANES
+#undef SAEI_ALL
+#undef SAEI_WIDE
+#undef SAEI_LOAD
+#undef SAEI_STORE
+#undef SAEI_HALVES
+#undef SAEI_SET
+#undef SAEI_FMA
+#undef SAEI_MUL
+#undef SAEI_SUB
+#undef SAEI_INT
+#undef SAEI_BITS
+#undef SAEI_FLOAT
+#undef SAEI_NUMBER
+#undef SAEI_LEFT
+#undef SAEI_RIGHT
+#undef SAEI_RIGHT_BY
+#undef SAEI_SIGNED_RIGHT
+#undef SAEI_AND
+#undef SAEI_OR
+#undef SAEI_LESS
 
 /* ---- src/kernels/end.inl ---- */
 
@@ -9980,7 +11414,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
-    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 512, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -9990,8 +11424,8 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs; linear layers use all of product and panel. A context has one for
-   each thread; a call takes one that is free for the time of a block. */
+/* What a block of rows needs; linear layers use all of product, panel and value. A context has one
+   for each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
     float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];
@@ -10131,10 +11565,12 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
      W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
-     | W_skip [output_dim][ld]
-   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
-   have take no room. */
+     | W_skip [output_dim][ld] | W_glu [m][ld] | b_glu [m'] | gate [c'] | thresholds [l']
+     | mean [ld] | scale [l'] | output_scale [l']
+   with ld, ld_out, m', c', l' = d, output_dim, m, codes, layers rounded up to 16. b_enc is
+   gate_bias of GATED; aux0 is r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of
+   GATED; gate, the weights w of the codes, follows from W_dec (saei_gate_update). Arrays a class
+   does not have take no room. MATCHING_PURSUIT has W_enc in W_dec, and a b_enc of zeros. */
 typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
 
 struct sae_dictionary {
@@ -10147,13 +11583,15 @@ struct sae_dictionary {
     float *params;        /* [num_params] */
     size_t num_params;
     float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
-    float *W_skip;
+    float *W_skip, *W_glu, *b_glu, *gate;
+    float *thresholds; /* of the layers, in place of threshold: batch classes with layer_codes */
+    float *mean, *scale, *output_scale; /* of the normalizer */
     sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
 };
 
-/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
+/* ==== >>dictionary: descs ================================================ src/dict/desc.h ==== */
 
 SAE_API const char *sae_arch_name(sae_arch arch) {
     switch (arch) {
@@ -10181,10 +11619,31 @@ static size_t saei_output_dim(const sae_dictionary_desc *desc) {
     return desc->output_dim ? desc->output_dim : desc->activation_dim;
 }
 
+static size_t saei_layers(const sae_dictionary_desc *desc) {
+    return desc->layers ? desc->layers : 1;
+}
+
+/* Entries of a row of f: latents 0 .. m of each layer that has codes of its own. */
+static size_t saei_num_codes(const sae_dictionary_desc *desc) {
+    return desc->layer_codes ? saei_layers(desc) * desc->dict_size : desc->dict_size;
+}
+
+/* Layers that choose their top-k apart. */
+static size_t saei_choices(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && !desc->over_layers ? saei_layers(desc) : 1;
+}
+
+/* The encoder's p is more than a product and a bias. */
+static bool saei_is_shaped(const sae_dictionary_desc *desc) {
+    return desc->gate || desc->glu || desc->layer_codes;
+}
+
 /* One of dictionary_learning's eight classes as it is. */
 static bool saei_is_plain(const sae_dictionary_desc *desc) {
     return !desc->no_b_dec_subtraction && !desc->activation && !desc->input_norm && !desc->skip
-           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
+           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim
+           && !saei_is_shaped(desc) && saei_layers(desc) == 1 && !desc->normalizer
+           && desc->arch != SAE_ARCH_MATCHING_PURSUIT;
 }
 
 /* The variations of desc that its class does not have. */
@@ -10192,13 +11651,14 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
     const sae_arch arch = desc->arch;
     const char *name = sae_arch_name(arch);
-    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
+    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW
+                || arch == SAE_ARCH_JUMP_RELU;
     if (desc->activation < SAE_ACTIVATION_POSITIVE || desc->activation > SAE_ACTIVATION_GROUP_MAX
         || (desc->activation && arch != SAE_ARCH_TOP_K
             && !(relu && desc->activation == SAE_ACTIVATION_SIGNED)))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: activation is %d, allowed are 0, with AutoEncoder and "
-                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s",
+                         "%s: activation is %d, allowed are 0, with AutoEncoder, AutoEncoderNew "
+                         "and JumpReluAutoEncoder 1, with AutoEncoderTopK 1 to 3; arch is %s",
                          who, (int)desc->activation, name);
     if (desc->activation == SAE_ACTIVATION_GROUP_MAX && desc->dict_size % desc->k)
         return saei_fail(ctx, SAE_ERR_INVALID,
@@ -10236,14 +11696,73 @@ static sae_result saei_variations_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
+/* Gates, and dictionaries over layers. */
+static sae_result saei_layers_check(const sae_context *ctx, const char *who,
+                                    const sae_dictionary_desc *desc) {
+    const sae_arch arch = desc->arch;
+    const size_t layers = saei_layers(desc);
+    bool gated = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW
+                 || arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_TOP_K
+                 || arch == SAE_ARCH_BATCH_TOP_K;
+    if (desc->gate < SAE_GATE_NONE || desc->gate > SAE_GATE_MIXED)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate is %d, allowed are 0 to %d", who,
+                         (int)desc->gate, (int)SAE_GATE_MIXED);
+    if (saei_is_shaped(desc) && (!gated || desc->activation))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate, glu or layer_codes is set, allowed with "
+                         "AutoEncoder, AutoEncoderNew, JumpReluAutoEncoder, AutoEncoderTopK and "
+                         "BatchTopKSAE whose activation is 0; arch is %s, activation %d", who,
+                         sae_arch_name(arch), (int)desc->activation);
+    if (desc->gate == SAE_GATE_MIXED
+        && !(desc->gate_norm >= 0 && desc->gate_norm <= FLT_MAX && desc->gate_norm_sum >= 0
+             && desc->gate_norm_sum <= FLT_MAX))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: gate_norm is %g and gate_norm_sum %g, allowed "
+                         "are finite numbers from 0", who, desc->gate_norm, desc->gate_norm_sum);
+    if (layers > INT32_MAX || desc->activation_dim % layers || saei_output_dim(desc) % layers
+        || desc->dict_size > INT32_MAX / layers
+        || (layers > 1 && (arch == SAE_ARCH_IDENTITY || arch == SAE_ARCH_MATCHING_PURSUIT)))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed are divisors of "
+                         "activation_dim, %zu, and output_dim, %zu (%s)", who, layers,
+                         desc->activation_dim, saei_output_dim(desc), sae_arch_name(arch));
+    if (desc->input_norm && layers > SAEI_SMALL_ROWS / 2)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: layers is %zu, allowed with an input_norm are "
+                         "1 to %d", who, layers, SAEI_SMALL_ROWS / 2);
+    if (desc->over_layers && !desc->layer_codes)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: over_layers is set without layer_codes", who);
+    if (desc->normalizer
+        && (arch == SAE_ARCH_IDENTITY || arch == SAE_ARCH_MATCHING_PURSUIT || desc->input_norm
+            || saei_output_dim(desc) != desc->activation_dim))
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: normalizer is set, allowed where output_dim is "
+                         "activation_dim and input_norm 0; arch is %s", who, sae_arch_name(arch));
+    return SAE_OK;
+}
+
+static sae_result saei_pursuit_check(const sae_context *ctx, const char *who,
+                                     const sae_dictionary_desc *desc) {
+    bool set = desc->residual_threshold != 0 || desc->max_iterations || desc->repeats;
+    if (desc->arch != SAE_ARCH_MATCHING_PURSUIT && set)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: residual_threshold, max_iterations or repeats "
+                         "is set, fields of MatchingPursuitSAE; arch is %s", who,
+                         sae_arch_name(desc->arch));
+    if (desc->arch != SAE_ARCH_MATCHING_PURSUIT) return SAE_OK;
+    if (!(desc->residual_threshold >= 0 && desc->residual_threshold <= FLT_MAX)
+        || desc->max_iterations > INT32_MAX)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: residual_threshold is %g and max_iterations "
+                         "%zu, allowed are finite numbers from 0 and up to %d", who,
+                         desc->residual_threshold, desc->max_iterations, INT32_MAX);
+    if (!desc->no_b_dec_subtraction && !desc->input_norm && !desc->skip
+        && saei_output_dim(desc) == desc->activation_dim)
+        return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_INVALID, "%s: MatchingPursuitSAE has no variations", who);
+}
+
 static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
-    size_t sum = 0;
-    if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
+    size_t sum = 0, most;
+    if (desc->arch < SAE_ARCH_STANDARD || (int)desc->arch > SAE_NUM_ARCHS)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
-                         "SAE_ARCH_IDENTITY (%d)",
-                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_ARCH_IDENTITY);
+                         "SAE_ARCH_MATCHING_PURSUIT (%d)",
+                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_NUM_ARCHS);
     if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d",
                          who, desc->activation_dim, INT32_MAX);
@@ -10254,10 +11773,13 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
                          desc->dict_size, desc->activation_dim);
-    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
+    SAEI_TRY(saei_layers_check(ctx, who, desc));
+    most = desc->over_layers ? saei_num_codes(desc) : desc->dict_size;
+    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > most))
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
-                         desc->k, desc->dict_size);
+                         desc->k, most);
     SAEI_TRY(saei_variations_check(ctx, who, desc));
+    SAEI_TRY(saei_pursuit_check(ctx, who, desc));
     if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
@@ -10279,54 +11801,164 @@ static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
     return SAE_OK;
 }
 
-/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
-static size_t saei_param_count(const sae_dictionary_desc *desc) {
-    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices,
-           all, out = saei_output_dim(desc), ld_out = saei_align16(out), skip = 0;
-    if (desc->arch == SAE_ARCH_IDENTITY) return 0;
-    if (!saei_mul(desc->dict_size, ld + ld_out, &matrices)
-        || !saei_add(matrices, 3 * m + ld_out, &all)
-        || (desc->skip && (!saei_mul(out, ld, &skip) || !saei_add(all, skip, &all)))
-        || all > SIZE_MAX / 8)
-        return SIZE_MAX;
-    return all - (desc->arch == SAE_ARCH_GATED ? 0 : desc->arch == SAE_ARCH_JUMP_RELU ? m : 2 * m);
+/* ==== >>dictionary: gate ================================================= src/dict/gate.h ==== */
+/* The weights w of the choice among latents, which follow from W_dec. */
+
+/* Work over all latents in parts of 64. */
+enum { SAEI_PART_LATENTS = 64 };
+static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
+    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
-/* Points the named arrays of dict into a block of its layout. */
-static void saei_dictionary_place(sae_dictionary *dict, float *params) {
-    size_t m = saei_align16(dict->desc.dict_size);
-    float *at = params;
+/* |x|^2 of n floats at any address, in pieces that end in zeros. */
+static double saei_squares(const saei_kernels *kernels, const float *x, size_t n) {
+    enum { PIECE = 256 };
+    float piece[PIECE];
+    double sum = 0;
+    for (size_t c = 0; c < n; c += PIECE) {
+        size_t some = saei_min(n - c, PIECE), whole = saei_align16(some);
+        memcpy(piece, x + c, some * sizeof *piece);
+        memset(piece + some, 0, (whole - some) * sizeof *piece);
+        sum += kernels->dot(whole, piece, piece);
+    }
+    return sum;
+}
+
+static void saei_gate_latents(void *arg, size_t part) {
+    sae_dictionary *dict = (sae_dictionary *)arg;
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t layers = saei_layers(h), m = h->dict_size, d = saei_output_dim(h) / layers;
+    const size_t end = saei_min((part + 1) * SAEI_PART_LATENTS, m);
+    double norm_share = h->gate_norm, sum_share = h->gate_norm_sum;
+    if (norm_share == 0 && sum_share == 0) norm_share = 1, sum_share = 0.1;
+    for (size_t i = part * SAEI_PART_LATENTS; i < end; i++) {
+        double all = 0, sum = 0;
+        for (size_t l = 0; l < layers; l++) {
+            double square = saei_squares(dict->ctx->kernels,
+                                         dict->W_dec + i * dict->ld_out + l * d, d);
+            all += square;
+            sum += sqrt(square);
+            if (h->layer_codes) dict->gate[l * m + i] = (float)sqrt(square);
+        }
+        all = sqrt(all);
+        if (h->gate == SAE_GATE_NORM && h->layer_codes) continue;
+        if (h->gate == SAE_GATE_NORM_SUM) all = sum;
+        if (h->gate == SAE_GATE_MIXED) all = norm_share * all + sum_share * sum;
+        for (size_t l = 0; l < saei_num_codes(h) / m; l++) dict->gate[l * m + i] = (float)all;
+    }
+}
+
+/* To be called wherever W_dec has changed. */
+static void saei_gate_update(sae_dictionary *dict) {
+    if (dict->gate) saei_each_latent(dict, saei_gate_latents, dict);
+}
+
+/* f of the code whose p w is given. */
+static float saei_ungate(const sae_dictionary *dict, size_t code, float value) {
+    return dict->gate && value != 0 ? value / dict->gate[code] : value;
+}
+
+/* The threshold of a code under the batch classes' rule. */
+static float saei_code_threshold(const sae_dictionary *dict, size_t code) {
+    return dict->thresholds ? dict->thresholds[code / dict->desc.dict_size] : dict->threshold;
+}
+
+/* ==== >>dictionary: parameters ========================================= src/dict/params.h ==== */
+
+/* An encode of rows x [n][ld] by dict; what only some selections need is left to be added. */
+static sae_encode_args saei_encode_args_of(const sae_dictionary *dict, sae_select select,
+                                           const float *x, size_t n) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.select = select;
+    a.k = dict->desc.k;
+    return a;
+}
+
+/* A batch class whose layers have codes, and so thresholds, of their own. */
+static bool saei_has_thresholds(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && desc->arch == SAE_ARCH_BATCH_TOP_K;
+}
+
+/* The next `rows` times `cols` floats of a block of which *at are used. at SIZE_MAX: more than
+   there can be. base NULL: nothing is there yet. */
+static float *saei_param_piece(float *base, size_t *at, size_t rows, size_t cols) {
+    size_t here = *at, size;
+    if (here == SIZE_MAX || !saei_mul(rows, cols, &size) || !saei_add(here, size, at)
+        || *at > SIZE_MAX / 8)
+        *at = SIZE_MAX;
+    return base && *at != SIZE_MAX ? base + here : NULL;
+}
+
+/* Points the named arrays of dict, whose desc is set, into a block of its layout; with params NULL
+   they are NULL. How many floats it has; SIZE_MAX if there can be no such block. */
+static size_t saei_dictionary_place(sae_dictionary *dict, float *params) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t out = saei_output_dim(h), ld = saei_align16(h->activation_dim);
+    const size_t m = saei_align16(h->dict_size), layers = saei_align16(saei_layers(h));
+    size_t at = 0;
+    bool gated = h->arch == SAE_ARCH_GATED, tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     dict->params = params;
-    dict->ld_out = saei_align16(saei_output_dim(&dict->desc));
-    if (!params) return;
-    dict->W_enc = at;
-    at += dict->desc.dict_size * dict->ld;
-    dict->W_dec = at;
-    at += dict->desc.dict_size * dict->ld_out;
-    dict->b_enc = at;
-    at += m;
-    if (dict->desc.arch == SAE_ARCH_GATED || dict->desc.arch == SAE_ARCH_JUMP_RELU) {
-        dict->aux0 = at;
-        at += m;
+    dict->ld = ld;
+    dict->ld_out = saei_align16(out);
+    if (h->arch == SAE_ARCH_IDENTITY) return 0;
+    if (!tied) dict->W_enc = saei_param_piece(params, &at, h->dict_size, ld);
+    dict->W_dec = saei_param_piece(params, &at, h->dict_size, dict->ld_out);
+    if (tied) dict->W_enc = dict->W_dec;
+    dict->b_enc = saei_param_piece(params, &at, 1, m);
+    if (gated || h->arch == SAE_ARCH_JUMP_RELU) dict->aux0 = saei_param_piece(params, &at, 1, m);
+    if (gated) dict->aux1 = saei_param_piece(params, &at, 1, m);
+    dict->b_dec = saei_param_piece(params, &at, 1, dict->ld_out);
+    if (h->skip) dict->W_skip = saei_param_piece(params, &at, out, ld);
+    if (h->glu) {
+        dict->W_glu = saei_param_piece(params, &at, h->dict_size, ld);
+        dict->b_glu = saei_param_piece(params, &at, 1, m);
     }
-    if (dict->desc.arch == SAE_ARCH_GATED) {
-        dict->aux1 = at;
-        at += m;
+    if (h->gate) dict->gate = saei_param_piece(params, &at, 1, saei_align16(saei_num_codes(h)));
+    if (saei_has_thresholds(h)) dict->thresholds = saei_param_piece(params, &at, 1, layers);
+    if (h->normalizer) {
+        dict->mean = saei_param_piece(params, &at, 1, ld);
+        dict->scale = saei_param_piece(params, &at, 1, layers);
+        dict->output_scale = saei_param_piece(params, &at, 1, layers);
     }
-    dict->b_dec = at;
-    if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
+    return at;
+}
+
+/* Floats of the parameter block; SIZE_MAX if there can be no such block. */
+static size_t saei_param_count(const sae_dictionary_desc *desc) {
+    sae_dictionary dict;
+    memset(&dict, 0, sizeof dict);
+    dict.desc = *desc;
+    return saei_dictionary_place(&dict, NULL);
 }
 
 /* All parameters to 0, but not the rows of W_enc and W_dec, only what pads them. */
 static void saei_dictionary_clear_rest(sae_dictionary *dict) {
-    const size_t m = dict->desc.dict_size, matrices = m * (dict->ld + dict->ld_out);
+    const size_t m = dict->desc.dict_size;
     const size_t d = dict->desc.activation_dim, out = dict->desc.output_dim;
+    size_t matrices;
     if (!dict->params) return;
+    matrices = (size_t)(dict->b_enc - dict->params);
     for (size_t i = 0; i < m && d < dict->ld; i++)
         memset(dict->W_enc + i * dict->ld + d, 0, (dict->ld - d) * sizeof(float));
     for (size_t i = 0; i < m && out < dict->ld_out; i++)
         memset(dict->W_dec + i * dict->ld_out + out, 0, (dict->ld_out - out) * sizeof(float));
     memset(dict->params + matrices, 0, (dict->num_params - matrices) * sizeof(float));
+}
+
+/* What begins with another value than 0. */
+static void saei_dictionary_begin(sae_dictionary *dict) {
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        if (dict->thresholds) dict->thresholds[l] = -1;
+        if (dict->scale) dict->scale[l] = dict->output_scale[l] = 1;
+    }
 }
 
 /* saei_dictionary_new, but for the rows of W_enc and W_dec, which the caller fills: a large one
@@ -10350,7 +11982,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->ctx = ctx;
     dict->desc = *desc;
     dict->desc.output_dim = saei_output_dim(desc);
-    dict->ld = saei_align16(desc->activation_dim);
+    dict->desc.layers = saei_layers(desc);
     dict->num_params = count;
     dict->threshold = saei_arch_selects(desc->arch) ? -1.0f : 0.0f;
     dict->rule = desc->arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K
@@ -10361,6 +11993,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
+    saei_dictionary_begin(dict);
     *out = dict;
     return SAE_OK;
 }
@@ -10371,6 +12004,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out) {
     SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
     if ((*out)->params) memset((*out)->params, 0, (*out)->num_params * sizeof(float));
+    saei_dictionary_begin(*out);
     return SAE_OK;
 }
 
@@ -10407,7 +12041,8 @@ static void saei_dictionary_init_part(void *arg, size_t part) {
         }
         norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
-        memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
+        if (dict->W_enc != dict->W_dec)
+            memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
     }
 }
 
@@ -10423,6 +12058,7 @@ static void saei_dictionary_init(sae_dictionary *dict) {
     }
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
+    saei_gate_update(dict);
 }
 
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
@@ -10477,6 +12113,10 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
     return SAE_OK;
 }
 
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict) {
+    return saei_num_codes(&dict->desc);
+}
+
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict) { return dict->rule; }
 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
@@ -10490,15 +12130,17 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
     return SAE_OK;
 }
 
-SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) {
+    return dict->thresholds ? dict->thresholds[0] : dict->threshold;
+}
 
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
-    if (!dict || !dict->W_dec || latent >= dict->desc.dict_size) return NULL;
-    return dict->W_dec + latent * dict->ld_out;
+    if (!dict || !dict->W_dec || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_dec + latent % dict->desc.dict_size * dict->ld_out;
 }
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld
-                                                                : NULL;
+    if (!dict || !dict->W_enc || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_enc + latent % dict->desc.dict_size * dict->ld;
 }
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
@@ -10509,10 +12151,11 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
-    if (dict->desc.input_norm)
+    if (dict->desc.input_norm || dict->desc.normalizer || dict->desc.glu)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_dictionary_scale_biases: the dictionary "
-                         "has an input_norm, which takes rows of any scale already");
+                         "sae_dictionary_scale_biases: the dictionary has %s",
+                         dict->desc.glu ? "a glu, which is not linear in its input"
+                                        : "an input_norm or a normalizer, which sets the scale");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     saei_prepared_drop(dict);
@@ -10523,13 +12166,9 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     if (dict->desc.arch == SAE_ARCH_GATED)
         for (size_t i = 0; i < m; i++) dict->aux1[i] *= scale; /* r_mag is no bias */
     if (saei_arch_selects(dict->desc.arch) && dict->threshold >= 0) dict->threshold *= scale;
+    for (size_t l = 0; dict->thresholds && l < dict->desc.layers; l++)
+        if (dict->thresholds[l] >= 0) dict->thresholds[l] *= scale;
     return SAE_OK;
-}
-
-/* Work over all latents in parts of 64. */
-enum { SAEI_PART_LATENTS = 64 };
-static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
-    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
 typedef struct saei_unit_job {
@@ -10584,6 +12223,18 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
+}
+
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
@@ -10593,7 +12244,7 @@ SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
 
 /* ==== >>dictionary: tensors =========================================== src/dict/tensors.h ==== */
 
-enum { SAEI_DICTIONARY_TENSORS = 8 }; /* at most */
+enum { SAEI_DICTIONARY_TENSORS = 13 }; /* at most */
 
 /* The next of the list: [rows,cols] with rows ld apart, [cols] where rows is 0, one number where
    cols is 0, too. */
@@ -10619,18 +12270,29 @@ static size_t saei_dictionary_tensors(const sae_dictionary *dict,
     const sae_dictionary_desc *h = &dict->desc;
     size_t count = 0, d = h->activation_dim, m = h->dict_size, out = saei_output_dim(h);
     bool gated = h->arch == SAE_ARCH_GATED;
+    bool tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     if (!dict->params) return 0;
-    saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
+    if (!tied) saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
     saei_tensor_add(list, &count, "W_dec", dict->W_dec, m, out, dict->ld_out);
-    saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
+    if (!tied)
+        saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
     saei_tensor_add(list, &count, "b_dec", dict->b_dec, 0, out, 0);
     if (gated) saei_tensor_add(list, &count, "r_mag", dict->aux0, 0, m, 0);
     if (gated) saei_tensor_add(list, &count, "mag_bias", dict->aux1, 0, m, 0);
     if (h->arch == SAE_ARCH_JUMP_RELU)
         saei_tensor_add(list, &count, "threshold", dict->aux0, 0, m, 0);
     if (dict->W_skip) saei_tensor_add(list, &count, "W_skip", dict->W_skip, out, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "W_glu", dict->W_glu, m, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "b_glu", dict->b_glu, 0, m, 0);
+    if (dict->mean) {
+        saei_tensor_add(list, &count, "mean", dict->mean, 0, d, 0);
+        saei_tensor_add(list, &count, "scale", dict->scale, 0, h->layers, 0);
+        saei_tensor_add(list, &count, "output_scale", dict->output_scale, 0, h->layers, 0);
+    }
     if (!saei_arch_selects(h->arch)) return count;
-    saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
+    if (dict->thresholds)
+        saei_tensor_add(list, &count, "threshold", dict->thresholds, 0, h->layers, 0);
+    else saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
     saei_tensor_add(list, &count, "k", &h->k, 0, 0, 0);
     list[count - 1].dtype = sizeof h->k == 8 ? SAE_U64 : SAE_U32;
     return count;
@@ -10708,6 +12370,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
     saei_prepared_drop(dict);
     to = (float *)(uintptr_t)t.data; /* dict's own */
     for (size_t r = 0; r < rows; r++) memcpy(to + r * ld, values + r * cols, cols * sizeof *to);
+    if (to == dict->W_dec) saei_gate_update(dict);
     return SAE_OK;
 }
 
@@ -10737,21 +12400,20 @@ typedef struct saei_infer {
     const float *W;        /* NULL: W_enc; or W_skip, with x raw */
     size_t n, count;       /* rows; latents looked at */
     const uint32_t *list;  /* NULL: all */
-    bool top_k;            /* leave relu(p) for a selection that follows */
+    bool top_k;            /* leave relu(p) for a selection that follows: */
+    size_t k;              /* of each row; 0: the batch's, by the caller */
     float *dense;          /* [n,count], or NULL */
     sae_sparse *sparse;    /* or NULL */
-    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share), or where begin says */
+    size_t share;          /* sparse: row r writes to [r*share, (r+1)*share) */
     bool exact;            /* sparse: row_begin[r] is known, write there */
-    const uint8_t *mask;   /* ghost: */
-    float *ghost;
     float *x_hat;          /* forward without f */
 } saei_infer;
 
-static sae_rows saei_rows_of(const float *x) {
-    sae_rows rows;
-    memset(&rows, 0, sizeof rows);
-    rows.data = x;
-    return rows;
+/* Float rows as *out; NULL where x is. */
+static const sae_rows *saei_rows_of(const float *x, sae_rows *out) {
+    memset(out, 0, sizeof *out);
+    out->data = x;
+    return x ? out : NULL;
 }
 
 static const unsigned char *saei_rows_at(const sae_rows *x, size_t r, size_t c) {
@@ -10766,10 +12428,11 @@ static const float *saei_row_floats(const sae_rows *x, size_t r, size_t c, size_
     return out;
 }
 
-/* DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0 by 0. */
-static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r) {
+/* Of layer l of row r. DEVIATION: a row of zeros stays one under CONSTANT, where SAELens divides 0
+   by 0. */
+static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, size_t r, size_t l) {
     enum { COLUMNS = 64 };
-    size_t d = dict->desc.activation_dim;
+    size_t d = dict->desc.activation_dim / dict->desc.layers;
     bool layer = dict->desc.input_norm == SAE_INPUT_NORM_LAYER;
     double sums[2] = { 0, 0 }, mean = 0; /* of x, of (x - mean)^2 */
     float own[COLUMNS];
@@ -10778,7 +12441,7 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     for (size_t pass = layer ? 0 : 1; pass < 2; pass++) {
         for (size_t c = 0; c < d; c += COLUMNS) {
             size_t n = saei_min(COLUMNS, d - c);
-            const float *v = saei_row_floats(x, r, c, n, own);
+            const float *v = saei_row_floats(x, r, l * d + c, n, own);
             for (size_t i = 0; !pass && i < n; i++) sums[0] += (double)v[i];
             for (size_t i = 0; pass && i < n; i++)
                 sums[1] += ((double)v[i] - mean) * ((double)v[i] - mean);
@@ -10796,21 +12459,38 @@ static saei_norm saei_row_norm(const sae_dictionary *dict, const sae_rows *x, si
     return norm;
 }
 
-/* The norms of a block of rows, once for all its panels. */
+/* The norms of a block of rows, once for all its panels: [rows][layers]. */
 static void saei_infer_norms(const saei_infer *q, size_t r0, size_t rows, saei_norm *norms) {
-    for (size_t r = 0; q->dict->desc.input_norm && r < rows; r++)
-        norms[r] = saei_row_norm(q->dict, &q->x, r0 + r);
+    const size_t layers = q->dict->desc.layers;
+    for (size_t i = 0; q->dict->desc.input_norm && i < rows * layers; i++)
+        norms[i] = saei_row_norm(q->dict, &q->x, r0 + i / layers, i % layers);
+}
+
+/* (x - mean) scale of n columns from c on, each by its layer. */
+static void saei_infer_normalize(const sae_dictionary *dict, size_t c, size_t n, const float *x,
+                                 float *out) {
+    size_t width = dict->desc.activation_dim / dict->desc.layers;
+    for (size_t k = 0; k < n; k++)
+        out[k] = (x[k] - dict->mean[c + k]) * dict->scale[(c + k) / width];
 }
 
 /* Columns c .. c + n of row r as the product takes them: where they lie, or in out. W_skip takes
-   rows as they are. norm: of the row, where the dictionary has an input_norm. */
+   rows as they are. norm: of the row's layers, where the dictionary has an input_norm. */
 static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size_t n,
                                    const saei_norm *norm, float *out) {
     const sae_dictionary *dict = q->dict;
     const float *x = saei_row_floats(&q->x, r, c, n, out);
     if (q->W) return x;
     if (dict->desc.input_norm) {
-        for (size_t k = 0; k < n; k++) out[k] = (x[k] - norm->shift) / norm->divisor;
+        size_t width = dict->desc.activation_dim / dict->desc.layers;
+        for (size_t k = 0; k < n; k++) {
+            const saei_norm *of = norm + (c + k) / width;
+            out[k] = (x[k] - of->shift) / of->divisor;
+        }
+        x = out;
+    }
+    if (dict->mean) {
+        saei_infer_normalize(dict, c, n, x, out);
         x = out;
     }
     if (!saei_subtracts(&dict->desc)) return x;
@@ -10818,52 +12498,103 @@ static const float *saei_infer_row(const saei_infer *q, size_t r, size_t c, size
     return out;
 }
 
-/* saei_infer_product of so few rows that packing would not pay. */
-static void saei_infer_few(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
-                           size_t first, size_t count) {
+/* The latent of a code: with layer_codes those of the layers follow each other. */
+static size_t saei_latent_of(const sae_dictionary *dict, size_t code) {
+    return dict->desc.layer_codes ? code % dict->desc.dict_size : code;
+}
+
+/* saei_infer_matrix of so few rows that packing would not pay. */
+static void saei_infer_few(const saei_infer *q, const saei_room *room, const float *W, size_t r0,
+                           size_t rows, const uint32_t *list, size_t count, float *out) {
     const sae_dictionary *dict = q->dict;
-    const float *W = q->W ? q->W : dict->W_enc;
     size_t d = dict->desc.activation_dim, most = room->depth * SAEI_PANEL;
-    uint32_t list[SAEI_PANEL];
-    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !saei_subtracts(&dict->desc))))
+    if (q->x.dtype == SAE_F32 && (q->W || (!dict->desc.input_norm && !dict->mean
+                                           && !saei_subtracts(&dict->desc))))
         most = d;
-    for (size_t j = 0; j < count; j++)
-        list[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < d; c += most) {
             size_t n = saei_min(most, d - c);
-            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r], room->panel);
+            const float *x = saei_infer_row(q, r0 + r, c, n, &room->norms[r * dict->desc.layers],
+                                            room->panel);
             dict->ctx->kernels->products(n, x, count, list, W + c, dict->ld, c > 0,
-                                         room->product + r * SAEI_PANEL);
+                                         out + r * SAEI_PANEL);
         }
 }
 
-/* room->product [rows][48] = W_enc (x or x - b_dec) of rows r0 on, for up to 48 latents from
-   `first`, in the product order. room->norms: of the rows. */
-static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
-                               size_t first, size_t count) {
+/* out [rows][48] = W (x or x - b_dec) of rows r0 on, for the up to 48 rows of W that list names, in
+   the product order. */
+static void saei_infer_matrix(const saei_infer *q, const saei_room *room, const float *W, size_t r0,
+                              size_t rows, const uint32_t *list, size_t count, float *out) {
     const sae_dictionary *dict = q->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
-    const float *W = q->W ? q->W : dict->W_enc;
     size_t d = dict->desc.activation_dim;
     if (rows * 2 <= SAEI_TILE_ROWS) {
-        saei_infer_few(q, room, r0, rows, first, count);
+        saei_infer_few(q, room, W, r0, rows, list, count, out);
         return;
     }
     for (size_t c = 0; c < d; c += room->depth) {
         size_t depth = saei_min(room->depth, d - c);
-        saei_pack_panel(kernels, W + c, dict->ld, depth, q->list, first, count, room->panel);
+        saei_pack_panel(kernels, W + c, dict->ld, depth, list, 0, count, room->panel);
         for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
             const float *at[SAEI_TILE_ROWS], *last = room->centred;
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
                 if (g + i < rows)
-                    last = saei_infer_row(q, r0 + g + i, c, depth, &room->norms[g + i],
+                    last = saei_infer_row(q, r0 + g + i, c, depth,
+                                          &room->norms[(g + i) * dict->desc.layers],
                                           room->centred + i * room->depth);
                 at[i] = last; /* past the rows: the last of them again */
             }
-            kernels->tile(at, room->panel, depth, c > 0, room->product + g * SAEI_PANEL);
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0, out + g * SAEI_PANEL,
+                          SAEI_PANEL);
         }
     }
+}
+
+/* What saei_is_shaped makes of the products: (product + b_enc) sigmoid(glu + b_glu) w. */
+static void saei_infer_shape(const saei_infer *q, size_t rows, const uint32_t *code, size_t count,
+                             const float *glu, float *product) {
+    const sae_dictionary *dict = q->dict;
+    for (size_t j = 0; j < count; j++) {
+        size_t i = saei_latent_of(dict, code[j]);
+        for (size_t r = 0; r < rows; r++) {
+            float *p = product + r * SAEI_PANEL + j;
+            *p += dict->b_enc[i];
+            if (glu) {
+                float z = glu[r * SAEI_PANEL + j] + dict->b_glu[i];
+                *p *= (float)(1 / (1 + saei_exp(-(double)z)));
+            }
+            if (dict->gate) *p *= dict->gate[code[j]];
+        }
+    }
+}
+
+/* Room for a block of rows; where W_glu needs products of its own, for half of them, and for fewer
+   where each layer of them has a norm. */
+static saei_room saei_infer_room(const sae_dictionary *dict, saei_small_block *small) {
+    saei_room room = saei_room_take(dict->ctx, small);
+    if (dict->desc.input_norm) room.rows /= dict->desc.layers;
+    if (dict->W_glu && room.rows > 1) room.rows /= 2;
+    return room;
+}
+
+/* room->product [rows][48]: of rows r0 on and up to 48 latents from `first`, p without b_enc, or
+   p w where the dictionary is shaped. room->norms: of the rows. */
+static void saei_infer_product(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
+                               size_t first, size_t count) {
+    const sae_dictionary *dict = q->dict;
+    uint32_t code[SAEI_PANEL], latent[SAEI_PANEL];
+    float *glu = NULL;
+    for (size_t j = 0; j < count; j++) {
+        code[j] = q->list ? q->list[first + j] : (uint32_t)(first + j);
+        latent[j] = q->W ? code[j] : (uint32_t)saei_latent_of(dict, code[j]);
+    }
+    saei_infer_matrix(q, room, q->W ? q->W : dict->W_enc, r0, rows, latent, count, room->product);
+    if (q->W || !saei_is_shaped(&dict->desc)) return;
+    if (dict->W_glu) {
+        glu = room->product + room->rows * SAEI_PANEL;
+        saei_infer_matrix(q, room, dict->W_glu, r0, rows, latent, count, glu);
+    }
+    saei_infer_shape(q, rows, code, count, glu, room->product);
 }
 
 static bool saei_is_signed(const sae_dictionary_desc *desc) {
@@ -10871,22 +12602,31 @@ static bool saei_is_signed(const sae_dictionary_desc *desc) {
            || desc->activation == SAE_ACTIVATION_MAGNITUDE;
 }
 
-/* f of one latent from its product with x; top_k leaves the selection to the caller. */
+/* What is still to be added to a product. */
+static float saei_infer_bias(const sae_dictionary *dict, size_t code) {
+    return saei_is_shaped(&dict->desc) ? 0 : dict->b_enc[code];
+}
+
+/* f of one latent from its product with x, times w where there is a gate; top_k leaves the
+   selection to the caller. */
 static float saei_infer_value(const sae_dictionary *dict, size_t i, float product, bool top_k) {
-    float p = product + dict->b_enc[i];
+    float p = product + saei_infer_bias(dict, i);
     switch (dict->desc.arch) {
     case SAE_ARCH_GATED:
         return p > 0 ? saei_gate_value((float)saei_exp(dict->aux0[i]), product, dict->aux1[i]) : 0;
-    case SAE_ARCH_JUMP_RELU: return p > dict->aux0[i] && p > 0 ? p : 0;
+    case SAE_ARCH_JUMP_RELU:
+        if (!(p > dict->aux0[saei_latent_of(dict, i)])) return 0;
+        break;
     case SAE_ARCH_TOP_K:
     case SAE_ARCH_BATCH_TOP_K:
     case SAE_ARCH_MATRYOSHKA:
         if (saei_is_signed(&dict->desc)) return p;
-        if (!top_k && !(p > dict->threshold)) return 0;
+        if (!top_k && !(p > saei_code_threshold(dict, i))) return 0;
         return p > 0 ? p : 0;
     case SAE_ARCH_STANDARD:
     case SAE_ARCH_STANDARD_NEW:
     case SAE_ARCH_IDENTITY:
+    case SAE_ARCH_MATCHING_PURSUIT:
     case SAE_ARCH_DEFAULT: break;
     }
     return p > 0 || saei_is_signed(&dict->desc) ? p : 0;
@@ -10895,7 +12635,7 @@ static float saei_infer_value(const sae_dictionary *dict, size_t i, float produc
 /* The first latent past the active groups. */
 static size_t saei_active_latents(const sae_dictionary *dict) {
     size_t end = 0;
-    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return dict->desc.dict_size;
+    if (dict->desc.arch != SAE_ARCH_MATRYOSHKA) return saei_num_codes(&dict->desc);
     for (size_t g = 0; g < dict->active_groups; g++) end += dict->desc.group_sizes[g];
     return end;
 }
@@ -10908,9 +12648,11 @@ static void saei_infer_cuts(const saei_infer *q, size_t first, size_t count, flo
     for (size_t j = 0; j < SAEI_PANEL; j++) {
         size_t i = q->list ? q->list[first + saei_min(j, count - 1)]
                            : first + saei_min(j, count - 1);
-        float theta = dict->desc.arch == SAE_ARCH_JUMP_RELU ? dict->aux0[i]
-                      : saei_arch_selects(dict->desc.arch) && !q->top_k ? dict->threshold : 0;
-        bias[j] = dict->b_enc[i];
+        float theta = 0;
+        if (dict->desc.arch == SAE_ARCH_JUMP_RELU) theta = dict->aux0[saei_latent_of(dict, i)];
+        else if (saei_arch_selects(dict->desc.arch) && !q->top_k)
+            theta = saei_code_threshold(dict, i);
+        bias[j] = saei_infer_bias(dict, i);
         cut[j] = theta < 0 ? 0 : theta;
         if (i >= active && !q->top_k) cut[j] = HUGE_VALF;
     }
@@ -10995,14 +12737,14 @@ static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held
 static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                 size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, *held = room->found, above;
+    size_t k = q->k, *held = room->found, above;
     float bias[SAEI_PANEL];
     memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
-        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
+        for (size_t j = 0; j < count; j++) bias[j] = saei_infer_bias(q->dict, first + j);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
@@ -11016,8 +12758,10 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
-                            held[r]);
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) value[j] = saei_ungate(q->dict, latent[j], value[j]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
     }
 }
@@ -11035,7 +12779,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
                                     const float *product, uint32_t *latent, float *value,
                                     size_t *held) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, group = q->count / k;
+    size_t k = q->k, group = q->count / k;
     for (size_t j = 0; j < count; j++) {
         size_t i = first + j;
         float f = saei_infer_value(q->dict, i, product[j], true);
@@ -11056,7 +12800,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
 static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                    size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, *held = room->found;
+    size_t k = q->k, *held = room->found;
     memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
@@ -11080,13 +12824,10 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
     }
 }
 
-/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
-static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->share, group = m / k;
-    float *f = q->dense + r * m;
+/* Keeps of p [m] what the signed choices and group max keep. */
+static void saei_dense_varied(sae_activation kind, float *f, size_t m, size_t k) {
+    size_t group = m / k, above = 0;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
-    size_t above = 0;
     for (size_t g = 0; kind == SAE_ACTIVATION_GROUP_MAX && g < m; g += group) {
         size_t best = g;
         for (size_t i = g + 1; i < g + group; i++)
@@ -11110,16 +12851,14 @@ static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     }
 }
 
-/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
-   found by halving the range of its bits. */
-static void saei_dense_top_row(const saei_infer *q, size_t r) {
-    size_t m = q->count, k = q->share;
-    float *f = q->dense + r * m;
+/* Keeps the k largest of f [m], none below 0, ties to the lower index: the k-th value is found by
+   halving the range of its bits. */
+static void saei_dense_top(const saei_kernels *kernels, float *f, size_t m, size_t k) {
     uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
     size_t above = 0;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo + 1) / 2;
-        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        size_t count = kernels->count_from(f, m, saei_bits_float(mid));
         if (count >= k) lo = mid;
         else hi = mid - 1;
     }
@@ -11129,6 +12868,16 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
         if (bits == lo && above < k) above++;
         else if (bits <= lo) f[i] = 0;
     }
+}
+
+/* Row r of relu(p w) [n,m] becomes f: each choice keeps its k largest. */
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
+    const sae_dictionary *dict = q->dict;
+    size_t m = q->count, choices = saei_choices(&dict->desc), part = m / choices;
+    float *f = q->dense + r * m;
+    for (size_t c = 0; c < choices; c++)
+        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->k);
+    for (size_t i = 0; dict->gate && i < m; i++) f[i] = saei_ungate(dict, i, f[i]);
 }
 
 /* ==== >>dictionary: encode rows ========================================== src/dict/rows.h ==== */
@@ -11173,6 +12922,8 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
                 q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
+            for (size_t j = 0; q->dict->gate && !q->top_k && j < count; j++)
+                f[j] = saei_ungate(q->dict, q->list ? q->list[first + j] : first + j, f[j]);
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
                 f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);
@@ -11184,17 +12935,21 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
-    for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
-        if (q->dict->desc.activation) saei_dense_varied_row(q, r);
+    for (size_t r = r0; q->dense && q->top_k && q->k && r < r0 + rows; r++) {
+        if (q->dict->desc.activation)
+            saei_dense_varied(q->dict->desc.activation, q->dense + r * q->count, q->count,
+                              q->k);
         else saei_dense_top_row(q, r);
     }
 }
 
-static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
-                                   size_t n, size_t width) {
+/* missing: the array that is NULL, NULL where none is; that of no rows is not missed. */
+static sae_result saei_infer_check(const sae_dictionary *dict, const char *who,
+                                   const char *missing, size_t n, size_t width) {
     size_t all;
     if (!dict) return SAE_ERR_INVALID;
-    if (!arrays) return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
+    if (n && missing)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: %s is NULL", who, missing);
     width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
@@ -11202,25 +12957,35 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     return SAE_OK;
 }
 
-/* The same for a call with rows of x; *out is x with the defaults set. */
+/* The same for a call with rows of x, missing: among its other arrays; *out is x with the defaults
+   set. */
 static sae_result saei_infer_check_rows(const sae_dictionary *dict, const char *who,
-                                        const sae_rows *x, bool arrays, size_t n, size_t width,
-                                        sae_rows *out) {
-    SAEI_TRY(saei_infer_check(dict, who, arrays, n, width));
-    *out = *x;
+                                        const sae_rows *x, const char *missing, size_t n,
+                                        size_t width, sae_rows *out) {
+    SAEI_TRY(saei_infer_check(dict, who, !x ? "x" : !x->data ? "x.data" : missing, n, width));
+    memset(out, 0, sizeof *out);
+    if (x) *out = *x;
     if (!out->dtype) out->dtype = SAE_F32;
     if (!out->stride) out->stride = dict->desc.activation_dim;
     if (out->dtype > SAE_BF16 || out->dtype < SAE_F32)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.dtype is %d (%s), allowed are F32, F16 "
-                         "and BF16", who, (int)x->dtype, sae_dtype_name(x->dtype));
+                         "and BF16", who, (int)out->dtype, sae_dtype_name(out->dtype));
     if (out->stride < dict->desc.activation_dim || (n && out->stride > SIZE_MAX / 8 / n))
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.stride is %zu, allowed are "
-                         "activation_dim, %zu, and more that memory can hold", who, x->stride,
+                         "activation_dim, %zu, and more that memory can hold", who, out->stride,
                          dict->desc.activation_dim);
     if (out->on_device)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.on_device is set, allowed are rows in "
                          "host memory; a session takes those of a device", who);
     return SAE_OK;
+}
+
+/* What is NULL of lists to be written, which are an argument called out; NULL where nothing is. */
+static const char *saei_sparse_missing(const sae_sparse *out) {
+    if (!out) return "out";
+    if (!out->row_begin) return "out.row_begin";
+    if (!out->capacity) return NULL;
+    return !out->latent ? "out.latent" : !out->value ? "out.value" : NULL;
 }
 
 /* Lists of whole rows, each at its own place, moved together. */
@@ -11273,12 +13038,6 @@ struct saei_prepared {
     saei_prepared_slot *slots;
 };
 
-/* The next piece of base; NULL where there is none yet, and only `at` moves on. */
-static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t offset = saei_place(at, count, size);
-    return base ? base + offset : NULL;
-}
-
 /* Sets p's pieces in base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
                                    saei_prepared *p) {
@@ -11289,28 +13048,25 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_place(&at, 1, sizeof(saei_prepared));
-    p->panels = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
-    p->screen = (float *)saei_prepared_piece(b, &at, saei_screen_floats(m), sizeof(float));
-    p->refused = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
-    p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
-                                                         sizeof(saei_prepared_slot));
+    p->panels = (float *)saei_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_piece(b, &at, saei_screen_floats(m), sizeof(float));
+    p->refused = (uint32_t *)saei_piece(b, &at, panels, sizeof(uint32_t));
+    p->slots = (saei_prepared_slot *)saei_piece(b, &at, p->num_slots, sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
         saei_prepared_slot none, *s = &none;
         if (b) s = &p->slots[i];
         memset(s, 0, sizeof *s);
-        s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
-        s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
-        s->latent = (uint32_t *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(uint32_t));
-        s->pre = (float *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(float));
-        s->least = (double *)saei_prepared_piece(b, &at, 1, sizeof(double));
-        s->begin = (size_t *)saei_prepared_piece(b, &at, rows + 1, sizeof(size_t));
-        s->top_value = (float *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                    sizeof(float));
-        s->top_latent = (uint32_t *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                        sizeof(uint32_t));
+        s->x = (float *)saei_piece(b, &at, rows * dict->ld, sizeof(float));
+        s->count = (uint32_t *)saei_piece(b, &at, rows, sizeof(uint32_t));
+        s->latent = (uint32_t *)saei_piece(b, &at, rows * p->stride, sizeof(uint32_t));
+        s->pre = (float *)saei_piece(b, &at, rows * p->stride, sizeof(float));
+        s->least = (double *)saei_piece(b, &at, 1, sizeof(double));
+        s->begin = (size_t *)saei_piece(b, &at, rows + 1, sizeof(size_t));
+        s->top_value = (float *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(float));
+        s->top_latent = (uint32_t *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(uint32_t));
     }
-    p->words = (int16_t *)saei_prepared_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
-                                              sizeof(int16_t));
+    p->words = (int16_t *)saei_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
+                                     sizeof(int16_t));
     for (size_t i = 0; b && i < p->num_slots; i++)
         p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
     return at;
@@ -11338,27 +13094,21 @@ static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_
     return job;
 }
 
-static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.d = dict->desc.activation_dim;
-    a.ld = dict->ld;
-    a.m = dict->desc.dict_size;
-    a.k = dict->desc.k;
-    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
-               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
-               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
-               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
-                                                       : SAE_SELECT_POSITIVE;
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict, const float *x, size_t n) {
+    sae_select select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+                        : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+                        : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+                        : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                                : SAE_SELECT_POSITIVE;
+    sae_encode_args a = saei_encode_args_of(dict, select, x, n);
     a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
     return a;
 }
 
 static bool saei_prepares(const sae_dictionary *dict) {
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation
+           && dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.activation
+           && !saei_is_shaped(&dict->desc)
            && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
@@ -11381,7 +13131,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    a = saei_prepared_args(dict);
+    a = saei_prepared_args(dict, NULL, 0);
     job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
     if (saei_screen_pack(&job)) dict->prepared = p;
     else saei_free(dict->ctx, p);
@@ -11404,7 +13154,7 @@ static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool
 static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
     saei_prepared *p = q->dict->prepared;
     saei_prepared_slot *slot = NULL;
-    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+    if (!p || q->W || q->list || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
         return NULL;
     saei_lock(&p->lock);
     for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)
@@ -11448,8 +13198,10 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
-        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
-        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        saei_norm norms[SAEI_SMALL_ROWS / 2];
+        const float *x;
+        saei_infer_norms(q, r0 + r, 1, norms);
+        x = saei_infer_row(q, r0 + r, 0, d, norms, to);
         if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);
@@ -11458,9 +13210,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    a = saei_prepared_args(dict);
-    a.x = slot->x;
-    a.n = rows;
+    a = saei_prepared_args(dict, slot->x, rows);
     job = saei_prepared_job(dict, p, slot, &a);
     job.code = &code;
     if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
@@ -11502,7 +13252,7 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
 /* Rows by the exact path. */
 static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(room.rows, rows - r);
@@ -11530,7 +13280,109 @@ static void saei_infer_run(saei_infer *q) {
     saei_parallel(q->dict->ctx, saei_ceil_div(q->n, SAEI_BLOCK_ROWS), saei_infer_part, q);
 }
 
+/* ==== >>dictionary: matching pursuit ================================= src/dict/matching.h ==== */
+
+enum { SAEI_MATCHING_ROWS = 16 }; /* of one part */
+
+typedef struct saei_matching {
+    const sae_dictionary *dict;
+    sae_rows x;
+    size_t n;
+    float *f;        /* [n,m] */
+    float *residual; /* [n,d], of each part its rows that go on first */
+} saei_matching;
+
+/* The largest product of each residual with a latent, and the latent; 0 where none is above 0. */
+static void saei_matching_best(const saei_matching *job, const saei_room *room, size_t r0,
+                               size_t rows, float *best, uint32_t *latent) {
+    const size_t m = job->dict->desc.dict_size;
+    saei_infer q;
+    memset(&q, 0, sizeof q);
+    q.dict = job->dict;
+    q.x.data = job->residual;
+    q.x.dtype = SAE_F32;
+    q.x.stride = job->dict->desc.activation_dim;
+    for (size_t r = 0; r < rows; r++) best[r] = 0;
+    for (size_t first = 0; first < m; first += SAEI_PANEL) {
+        size_t count = saei_min(SAEI_PANEL, m - first);
+        saei_infer_product(&q, room, r0, rows, first, count);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < count; j++)
+                if (room->product[r * SAEI_PANEL + j] > best[r]) {
+                    best[r] = room->product[r * SAEI_PANEL + j];
+                    latent[r] = (uint32_t)(first + j);
+                }
+    }
+}
+
+/* One step of a row: whether it goes on. */
+static bool saei_matching_step(const saei_matching *job, float v, uint32_t latent, float *f,
+                               float *r) {
+    const sae_dictionary *dict = job->dict;
+    const size_t d = dict->desc.activation_dim;
+    const double least = dict->desc.residual_threshold;
+    bool known;
+    if (!(v > 0)) return false; /* nothing would change any more */
+    known = f[latent] != 0;
+    f[latent] += v;
+    dict->ctx->kernels->axpy(d, -v, dict->W_dec + latent * dict->ld_out, r, r);
+    if (known && !dict->desc.repeats) return false;
+    return !(least > 0) || sqrt(saei_squares(dict->ctx->kernels, r, d)) >= least;
+}
+
+static void saei_matching_part(void *arg, size_t part) {
+    const saei_matching *job = (const saei_matching *)arg;
+    const sae_dictionary *dict = job->dict;
+    const size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    const size_t r0 = part * SAEI_MATCHING_ROWS, end = saei_min(r0 + SAEI_MATCHING_ROWS, job->n);
+    const size_t most = dict->desc.max_iterations ? dict->desc.max_iterations : d;
+    size_t row[SAEI_MATCHING_ROWS], rows = end - r0;
+    uint32_t latent[SAEI_MATCHING_ROWS];
+    float best[SAEI_MATCHING_ROWS];
+    saei_small_block small;
+    saei_room room = saei_room_take(dict->ctx, &small);
+    memset(job->f + r0 * m, 0, rows * m * sizeof *job->f);
+    memset(latent, 0, sizeof latent);
+    for (size_t r = 0; r < rows; r++) {
+        float *to = job->residual + (r0 + r) * d;
+        const float *x = saei_row_floats(&job->x, r0 + r, 0, d, to);
+        dict->ctx->kernels->axpy(d, -1, dict->b_dec, x, to);
+        row[r] = r0 + r;
+    }
+    for (size_t step = 0; rows && step < most; step++) {
+        size_t left = 0;
+        saei_matching_best(job, &room, r0, rows, best, latent);
+        for (size_t r = 0; r < rows; r++) {
+            float *at = job->residual + (r0 + r) * d;
+            if (!saei_matching_step(job, best[r], latent[r], job->f + row[r] * m, at)) continue;
+            if (left < r) memcpy(job->residual + (r0 + left) * d, at, d * sizeof *at);
+            row[left++] = row[r];
+        }
+        rows = left;
+    }
+    saei_room_leave(&room);
+}
+
+/* f [n,m] of rows whose residuals go to residual [n,d]. */
+static void saei_matching_run(const sae_dictionary *dict, const sae_rows *x, size_t n, float *f,
+                              float *residual) {
+    saei_matching job;
+    job.dict = dict;
+    job.x = *x;
+    job.n = n;
+    job.f = f;
+    job.residual = residual;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_MATCHING_ROWS), saei_matching_part, &job);
+}
+
 /* ==== >>dictionary: sae_encode ========================================= src/dict/encode.h ==== */
+/* Rows held at a time by what needs memory for them. */
+enum { SAEI_CHUNK_ROWS = 256, SAEI_CHUNK_ENTRIES = 4 << 20 };
+static size_t saei_chunk(const sae_dictionary *dict, size_t n) {
+    size_t fits = (size_t)SAEI_CHUNK_ENTRIES / saei_num_codes(&dict->desc);
+    return saei_max(saei_min(saei_min(n, SAEI_CHUNK_ROWS), fits), 1);
+}
+
 /* Batch top-k over all n rows: lists of positive relu(p) in fresh memory, *code to be freed by
    saei_batch_free. */
 static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense) {
@@ -11539,17 +13391,56 @@ static void saei_batch_free(const sae_context *ctx, sae_code *code, float *dense
     saei_free(ctx, dense);
 }
 
+/* Of one choice, which has `part` latents from latent c * part on: the lists of what is positive,
+   cut to what the n rows keep together, k for each. Its counts are at code->count[c * n]. */
+static void saei_batch_choose(double k, size_t c, size_t part, const sae_code *code,
+                              uint32_t *histogram) {
+    const size_t n = code->rows;
+    size_t total = 0, keep = (size_t)(k * (double)n);
+    sae_code view = *code;
+    view.count += c * n;
+    view.latent += c * part;
+    view.pre += c * part;
+    view.value += c * part;
+    for (size_t r = 0; r < n; r++) {
+        float *value = view.pre + r * code->stride;
+        uint32_t *latent = view.latent + r * code->stride, kept = 0;
+        for (size_t i = 0; i < part; i++)
+            if (value[i] > 0) {
+                latent[kept] = (uint32_t)(c * part + i);
+                value[kept++] = value[i];
+            }
+        view.count[r] = kept;
+        total += kept;
+    }
+    if (total > keep) saei_keep_batch(&view, keep, histogram);
+}
+
+/* The lists of a row's choices one after the other, and their f. */
+static void saei_batch_join(const sae_dictionary *dict, size_t choices, size_t part, size_t active,
+                            const sae_code *code, size_t r) {
+    uint32_t *latent = code->latent + r * code->stride, count = 0;
+    float *value = code->pre + r * code->stride;
+    for (size_t c = 0; c < choices; c++)
+        for (size_t j = 0; j < code->count[c * code->rows + r]; j++) {
+            latent[count] = latent[c * part + j];
+            value[count] = saei_ungate(dict, latent[count], value[c * part + j]);
+            count += latent[count] < active;
+        }
+    code->count[r] = count;
+}
+
 static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
                                    const sae_rows *x, size_t n, sae_code *code, float **dense) {
     const sae_context *ctx = dict->ctx;
-    size_t m = dict->desc.dict_size, active = saei_active_latents(dict), total = 0, keep;
+    size_t m = saei_num_codes(&dict->desc), choices = saei_choices(&dict->desc);
     uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
     saei_infer q;
     memset(code, 0, sizeof *code);
     memset(&q, 0, sizeof q);
     code->rows = n;
     code->stride = m;
-    code->count = (uint32_t *)saei_alloc(ctx, n, sizeof(uint32_t));
+    code->count = (uint32_t *)saei_alloc(ctx, n * choices, sizeof(uint32_t));
     code->latent = (uint32_t *)saei_alloc(ctx, n * m, sizeof(uint32_t));
     code->pre = code->value = *dense = (float *)saei_alloc(ctx, n * m, sizeof(float));
     if (!histogram || !code->count || !code->latent || !*dense) {
@@ -11567,21 +13458,11 @@ static sae_result saei_batch_top_k(const sae_dictionary *dict, const char *who,
     q.top_k = true;
     q.dense = *dense;
     saei_infer_run(&q);
-    for (size_t r = 0; r < n; r++) {
-        uint32_t kept = 0;
-        for (size_t i = 0; i < m; i++)
-            if ((*dense)[r * m + i] > 0) {
-                code->latent[r * m + kept] = (uint32_t)i;
-                (*dense)[r * m + kept++] = (*dense)[r * m + i];
-            }
-        code->count[r] = kept;
-        total += kept;
-    }
-    keep = (size_t)(((double)dict->desc.k + dict->desc.k_fraction) * (double)n);
-    if (total > keep) saei_keep_batch(code, keep, histogram);
+    for (size_t c = 0; c < choices; c++)
+        saei_batch_choose((double)dict->desc.k + dict->desc.k_fraction, c, m / choices, code,
+                          histogram);
     for (size_t r = 0; r < n; r++)
-        while (code->count[r] && code->latent[r * m + code->count[r] - 1] >= active)
-            code->count[r]--;
+        saei_batch_join(dict, choices, m / choices, saei_active_latents(dict), code, r);
     saei_free(ctx, histogram);
     return SAE_OK;
 }
@@ -11598,19 +13479,39 @@ static void saei_copy_rows(const sae_rows *x, size_t n, size_t d, float *out) {
     }
 }
 
+/* MATCHING_PURSUIT, with memory for the residuals. */
+static sae_result saei_encode_pursuit(const sae_dictionary *dict, const char *who,
+                                      const sae_rows *x, size_t n, float *f) {
+    const size_t d = dict->desc.activation_dim, m = dict->desc.dict_size;
+    const size_t chunk = saei_chunk(dict, n);
+    float *residual = (float *)saei_alloc(dict->ctx, chunk * d, sizeof *residual);
+    if (!residual)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows", who,
+                         chunk);
+    for (size_t r = 0; r < n; r += chunk) {
+        sae_rows some = *x;
+        some.data = saei_rows_at(x, r, 0);
+        saei_matching_run(dict, &some, saei_min(chunk, n - r), f + r * m, residual);
+    }
+    saei_free(dict->ctx, residual);
+    return SAE_OK;
+}
+
 static sae_result saei_encode(const sae_dictionary *dict, const char *who, const sae_rows *rows,
                               size_t n, float *f) {
     saei_infer q;
     sae_rows x;
     size_t m;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && f, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
-    m = dict->desc.dict_size;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, f ? NULL : "f", n,
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
+    if (!n) return SAE_OK;
+    m = saei_num_codes(&dict->desc);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_copy_rows(&x, n, m, f);
         return SAE_OK;
     }
-    if (!n) return SAE_OK;
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_encode_pursuit(dict, who, &x, n, f);
     if (saei_is_batch_top_k(dict)) {
         sae_code code;
         float *dense;
@@ -11629,14 +13530,14 @@ static sae_result saei_encode(const sae_dictionary *dict, const char *who, const
     q.count = m;
     q.dense = f;
     q.top_k = dict->rule == SAE_RULE_TOP_K;
-    q.share = dict->desc.k;
+    q.k = dict->desc.k;
     saei_infer_run(&q);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_encode(const sae_dictionary *dict, const float *x, size_t n, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode(dict, "sae_encode", &rows, n, f);
+    sae_rows rows;
+    return saei_encode(dict, "sae_encode", saei_rows_of(x, &rows), n, f);
 }
 SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                    float *f) {
@@ -11644,11 +13545,15 @@ SAE_API sae_result sae_encode_rows(const sae_dictionary *dict, const sae_rows *x
 }
 
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n) {
-    size_t m = dict->desc.dict_size, most = m, all;
-    double share = (double)dict->desc.k + dict->desc.k_fraction; /* as saei_batch_top_k has it */
-    if (dict->rule == SAE_RULE_TOP_K) most = dict->desc.k;
+    const sae_dictionary_desc *h = &dict->desc;
+    size_t m = saei_num_codes(h), most = m, all, choices = saei_choices(h);
+    double share = (double)h->k + h->k_fraction; /* as saei_batch_top_k has it */
+    if (dict->rule == SAE_RULE_TOP_K) most = h->k * choices;
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT)
+        most = saei_min(m, h->max_iterations ? h->max_iterations : h->activation_dim);
     if (!saei_mul(n, most, &all)) return SIZE_MAX;
-    if (saei_is_batch_top_k(dict)) all = saei_min((size_t)(share * (double)n), n * m);
+    if (saei_is_batch_top_k(dict))
+        all = saei_min((size_t)(share * (double)n) * choices, n * m);
     return all;
 }
 
@@ -11702,11 +13607,11 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     q.dict = dict;
     q.x = *x;
     q.n = n;
-    q.count = dict->desc.dict_size;
+    q.count = saei_num_codes(&dict->desc);
     q.sparse = out;
     if (dict->rule == SAE_RULE_TOP_K) {
-        q.share = dict->desc.k;
-        SAEI_TRY(saei_capacity(dict, who, n * q.share, out));
+        q.k = q.share = dict->desc.k;
+        SAEI_TRY(saei_capacity(dict, who, n * q.k, out));
         saei_infer_run(&q);
         saei_sparse_compact(out, n, q.share);
         return SAE_OK;
@@ -11727,14 +13632,45 @@ static sae_result saei_encode_lists(const sae_dictionary *dict, const char *who,
     return SAE_OK;
 }
 
+/* Lists of what only dense rows can choose: what is not 0 of chunks of them. */
+static bool saei_chooses_dense(const sae_dictionary *dict) {
+    return dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT
+           || (dict->desc.layer_codes && dict->rule == SAE_RULE_TOP_K);
+}
+
+static sae_result saei_encode_from_dense(const sae_dictionary *dict, const char *who,
+                                         const sae_rows *x, size_t n, sae_sparse *out) {
+    const size_t m = saei_num_codes(&dict->desc), chunk = saei_chunk(dict, n);
+    float *f = (float *)saei_alloc(dict->ctx, chunk * m, sizeof *f);
+    sae_result result = SAE_OK;
+    size_t at = 0;
+    if (!f)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu "
+                         "latents", who, chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t some = saei_min(chunk, n - r);
+        sae_rows part = *x;
+        part.data = saei_rows_at(x, r, 0);
+        result = saei_encode(dict, who, &part, some, f);
+        for (size_t i = 0; i < some * m && result == SAE_OK; i++) {
+            if (f[i] != 0 && at < out->capacity) {
+                out->latent[at] = (uint32_t)(i % m);
+                out->value[at] = f[i];
+            }
+            at += f[i] != 0;
+            if (i % m == m - 1) out->row_begin[r + i / m + 1] = at;
+        }
+    }
+    saei_free(dict->ctx, f);
+    return result == SAE_OK ? saei_capacity(dict, who, at, out) : result;
+}
+
 static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, sae_sparse *out) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows,
-                                   rows && rows->data && out && out->row_begin
-                                       && (!out->capacity || (out->latent && out->value)),
-                                   n, dict ? dict->desc.dict_size : 0, &x));
-    out->row_begin[0] = 0;
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, saei_sparse_missing(out), n,
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
+    if (out && out->row_begin) out->row_begin[0] = 0;
     if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY)
         return saei_encode_sparse_identity(dict, who, &x, n, out);
@@ -11747,13 +13683,14 @@ static sae_result saei_encode_sparse(const sae_dictionary *dict, const char *who
         saei_batch_free(dict->ctx, &code, dense);
         return result;
     }
+    if (saei_chooses_dense(dict)) return saei_encode_from_dense(dict, who, &x, n, out);
     return saei_encode_lists(dict, who, &x, n, out);
 }
 
 SAE_API sae_result sae_encode_sparse(const sae_dictionary *dict, const float *x, size_t n,
                                      sae_sparse *out) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_sparse(dict, "sae_encode_sparse", &rows, n, out);
+    sae_rows rows;
+    return saei_encode_sparse(dict, "sae_encode_sparse", saei_rows_of(x, &rows), n, out);
 }
 SAE_API sae_result sae_encode_sparse_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           sae_sparse *out) {
@@ -11765,13 +13702,17 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                                      size_t count, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && latents && f, n, count,
-                                   &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, !latents ? "latents" : !f ? "f" : NULL,
+                                   count ? n : 0, count, &x));
+    if (!n || !count) return SAE_OK;
     for (size_t j = 0; j < count; j++)
-        if (latents[j] >= dict->desc.dict_size)
+        if (latents[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: latents[%zu] is %u, allowed are 0 to %zu", who, j,
-                             (unsigned)latents[j], dict->desc.dict_size - 1);
+                             (unsigned)latents[j], saei_num_codes(&dict->desc) - 1);
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others", who);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         float own;
         for (size_t r = 0; r < n; r++)
@@ -11779,7 +13720,6 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
                 f[r * count + j] = *saei_row_floats(&x, r, latents[j], 1, &own);
         return SAE_OK;
     }
-    if (!n || !count) return SAE_OK;
     memset(&q, 0, sizeof q);
     q.dict = dict;
     q.x = x;
@@ -11793,8 +13733,9 @@ static sae_result saei_encode_subset(const sae_dictionary *dict, const char *who
 
 SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint32_t *latents, size_t count, float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_encode_subset(dict, "sae_encode_subset", &rows, n, latents, count, f);
+    sae_rows rows;
+    return saei_encode_subset(dict, "sae_encode_subset", saei_rows_of(x, &rows), n, latents, count,
+                              f);
 }
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f) {
@@ -11813,6 +13754,16 @@ typedef struct saei_decoding {
     float *x_hat;
 } saei_decoding;
 
+/* add_rows for any number of columns. */
+static void saei_add_rows(const saei_kernels *kernels, size_t width, size_t count,
+                          const uint32_t *row, const float *value, const float *M, size_t ld,
+                          float *out) {
+    const size_t whole = width / 16 * 16;
+    kernels->add_rows(whole, count, row, value, M, ld, out);
+    for (size_t c = whole; c < width; c++)
+        for (size_t j = 0; j < count; j++) out[c] = fmaf(value[j], M[row[j] * ld + c], out[c]);
+}
+
 /* sum += what row f [m] adds to `width` columns of x_hat from c on. */
 static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const float *f, size_t c,
                                             size_t width, float *sum) {
@@ -11825,41 +13776,88 @@ static SAEI_NOINLINE void saei_decode_dense(const sae_dictionary *dict, const fl
             value[held++] = f[i];
         }
         if (held < SAEI_DECODE_ENTRIES && i + 1 < m) continue;
-        dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c, dict->ld_out,
-                                     sum);
+        saei_add_rows(dict->ctx->kernels, width, held, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
         held = 0;
     }
+}
+
+/* The same of the codes of layer l in a list of `count`. */
+static SAEI_NOINLINE void saei_decode_layer(const sae_dictionary *dict, const uint32_t *code,
+                                            const float *f, size_t count, size_t l, size_t c,
+                                            size_t width, float *sum) {
+    const size_t m = dict->desc.dict_size;
+    float value[SAEI_DECODE_ENTRIES];
+    uint32_t latent[SAEI_DECODE_ENTRIES];
+    size_t held = 0;
+    for (size_t j = 0; j < count; j++) {
+        if (code[j] / m == l) {
+            latent[held] = (uint32_t)(code[j] % m);
+            value[held++] = f[j];
+        }
+        if (held < SAEI_DECODE_ENTRIES && j + 1 < count) continue;
+        saei_add_rows(dict->ctx->kernels, width, held, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
+        held = 0;
+    }
+}
+
+/* sum of a list's latents in `width` columns from c on, which are of layer l where layers have
+   codes of their own. */
+static void saei_decode_list(const sae_dictionary *dict, const uint32_t *latent,
+                             const float *value, size_t count, size_t l, size_t c, size_t width,
+                             float *sum) {
+    if (dict->desc.layer_codes)
+        saei_decode_layer(dict, latent, value, count, l, c, width, sum);
+    else
+        saei_add_rows(dict->ctx->kernels, width, count, latent, value, dict->W_dec + c,
+                      dict->ld_out, sum);
+}
+
+/* n columns of x_hat from c on: b_dec and the sum, the normalizer undone. */
+static void saei_decode_end(const sae_dictionary *dict, size_t c, size_t n, const float *sum,
+                            float *x_hat) {
+    const size_t width = saei_output_dim(&dict->desc) / dict->desc.layers;
+    for (size_t k = 0; k < n; k++) x_hat[k] = dict->b_dec[c + k] + sum[k];
+    for (size_t k = 0; dict->mean && k < n; k++)
+        x_hat[k] = x_hat[k] / dict->output_scale[(c + k) / width] + dict->mean[c + k];
 }
 
 /* One row: latents ascending, then b_dec, in blocks of columns on the stack. */
 static void saei_decode_row(void *arg, size_t r) {
     saei_decoding *q = (saei_decoding *)arg;
     const sae_dictionary *dict = q->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t d = saei_output_dim(&dict->desc), m = dict->desc.dict_size, ld = dict->ld_out;
+    const size_t d = saei_output_dim(&dict->desc), m = saei_num_codes(&dict->desc);
+    const bool apart = dict->desc.layer_codes;
+    const size_t part = apart ? d / dict->desc.layers : d;
     float sum[SAEI_DECODE_COLUMNS];
-    for (size_t c = 0; c < ld; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, ld - c);
+    for (size_t c = 0, n; c < d; c += n) {
+        size_t l = c / part, end = apart ? (l + 1) * part : d, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, end - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
         memset(sum, 0, width * sizeof *sum);
         if (q->lists) {
             size_t at = r * q->lists->stride;
-            kernels->add_rows(width, q->lists->count[r], q->lists->latent + at,
-                              q->lists->value + at, dict->W_dec + c, ld, sum);
+            saei_decode_list(dict, q->lists->latent + at, q->lists->value + at,
+                             q->lists->count[r], l, c, width, sum);
         } else if (q->code) {
-            size_t begin = q->code->row_begin[r], end = q->code->row_begin[r + 1];
-            kernels->add_rows(width, end - begin, q->code->latent + begin, q->code->value + begin,
-                              dict->W_dec + c, ld, sum);
-        } else saei_decode_dense(dict, q->f + r * m, c, width, sum);
-        for (size_t k = 0; k < saei_min(width, d - c); k++)
-            q->x_hat[r * d + c + k] = dict->b_dec[c + k] + sum[k];
+            size_t begin = q->code->row_begin[r], count = q->code->row_begin[r + 1] - begin;
+            saei_decode_list(dict, q->code->latent + begin, q->code->value + begin, count, l, c,
+                             width, sum);
+        } else
+            saei_decode_dense(dict, q->f + r * m + (apart ? l * dict->desc.dict_size : 0), c,
+                              width, sum);
+        saei_decode_end(dict, c, n, sum, q->x_hat + r * d + c);
     }
 }
 
 SAE_API sae_result sae_decode(const sae_dictionary *dict, const float *f, size_t n, float *x_hat) {
     saei_decoding q;
-    SAEI_TRY(saei_infer_check(dict, "sae_decode", f && x_hat, n, dict ? dict->desc.dict_size : 0));
+    SAEI_TRY(saei_infer_check(dict, "sae_decode", !f ? "f" : !x_hat ? "x_hat" : NULL, n,
+                              dict ? saei_num_codes(&dict->desc) : 0));
+    if (!n) return SAE_OK;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
-        if (n) memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
+        memcpy(x_hat, f, n * dict->desc.activation_dim * sizeof *f);
         return SAE_OK;
     }
     memset(&q, 0, sizeof q);
@@ -11874,24 +13872,29 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
                                      float *x_hat) {
     saei_decoding q;
     SAEI_TRY(saei_infer_check(dict, "sae_decode_sparse",
-                              code && code->row_begin && (x_hat || !n), n, 0));
-    if (n && code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
+                              !code              ? "sparse"
+                              : !code->row_begin ? "sparse.row_begin"
+                              : !x_hat           ? "x_hat"
+                                                 : NULL,
+                              n, 0));
+    if (!n) return SAE_OK;
+    if (code->row_begin[n] > code->row_begin[0] && (!code->latent || !code->value))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_decode_sparse: row_begin lists %zu entries, "
-                         "but latent or value is NULL",
-                         code->row_begin[n] - code->row_begin[0]);
+                         "sae_decode_sparse: sparse.row_begin lists %zu entries, but sparse.%s is "
+                         "NULL", code->row_begin[n] - code->row_begin[0],
+                         code->latent ? "value" : "latent");
     for (size_t r = 0; r < n; r++)
         if (code->row_begin[r + 1] < code->row_begin[r])
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: row_begin[%zu] is %zu, less "
                              "than the one before",
                              r + 1, code->row_begin[r + 1]);
-    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
-        if (code->latent[j] >= dict->desc.dict_size)
+    for (size_t j = code->row_begin[0]; j < code->row_begin[n]; j++)
+        if (code->latent[j] >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "sae_decode_sparse: latent[%zu] is %u, allowed "
                              "are 0 to %zu",
-                             j, (unsigned)code->latent[j], dict->desc.dict_size - 1);
+                             j, (unsigned)code->latent[j], saei_num_codes(&dict->desc) - 1);
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         size_t d = dict->desc.activation_dim;
         memset(x_hat, 0, n * d * sizeof *x_hat);
@@ -11911,15 +13914,16 @@ SAE_API sae_result sae_decode_sparse(const sae_dictionary *dict, const sae_spars
 /* Rows r0 on: the norm put back, W_skip x added. */
 static SAEI_NOINLINE void saei_finish_rows(const saei_infer *q, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t out = saei_output_dim(&dict->desc);
+    size_t out = saei_output_dim(&dict->desc), layers = dict->desc.layers;
     saei_small_block small;
-    saei_room room = saei_room_take(dict->ctx, &small);
+    saei_room room = saei_infer_room(dict, &small);
     for (size_t r = r0; dict->desc.input_norm && !dict->desc.output_normalized && r < r0 + rows;
-         r++) {
-        saei_norm norm = saei_row_norm(dict, &q->x, r);
-        float *y = q->dense + r * out;
-        for (size_t c = 0; c < out; c++) y[c] = y[c] * norm.scale + norm.shift;
-    }
+         r++)
+        for (size_t l = 0; l < layers; l++) {
+            saei_norm norm = saei_row_norm(dict, &q->x, r, l);
+            float *y = q->dense + r * out + l * (out / layers);
+            for (size_t c = 0; c < out / layers; c++) y[c] = y[c] * norm.scale + norm.shift;
+        }
     for (size_t r = r0, some; dict->W_skip && r < r0 + rows; r += some) {
         some = saei_min(room.rows, r0 + rows - r);
         for (size_t first = 0; first < out; first += SAEI_PANEL) {
@@ -11955,15 +13959,15 @@ static void saei_finish(const sae_dictionary *dict, const sae_rows *x, size_t n,
 static sae_result saei_decode_finish(const sae_dictionary *dict, const char *who,
                                      const sae_rows *rows, size_t n, float *x_hat) {
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n, 0, &x));
-    saei_finish(dict, &x, n, x_hat);
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n, 0, &x));
+    if (n) saei_finish(dict, &x, n, x_hat);
     return SAE_OK;
 }
 
 SAE_API sae_result sae_decode_finish(const sae_dictionary *dict, const float *x, size_t n,
                                      float *x_hat) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_decode_finish(dict, "sae_decode_finish", &rows, n, x_hat);
+    sae_rows rows;
+    return saei_decode_finish(dict, "sae_decode_finish", saei_rows_of(x, &rows), n, x_hat);
 }
 SAE_API sae_result sae_decode_finish_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           float *x_hat) {
@@ -11979,7 +13983,7 @@ enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found
    b_dec comes last, as in decode. */
 static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t d = saei_output_dim(&dict->desc), whole = d / 16 * 16, ld = dict->ld_out;
+    size_t d = saei_output_dim(&dict->desc), ld = dict->ld_out;
     size_t active = saei_active_latents(dict);
     float value[SAEI_PANEL];
     uint32_t latent[SAEI_PANEL];
@@ -11994,17 +13998,15 @@ static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t
             for (size_t j = 0; j < count; j++) {
                 float f = saei_infer_value(dict, first + j, product[j], false);
                 if (f == 0) continue;
+                f = saei_ungate(dict, first + j, f);
                 latent[held] = (uint32_t)(first + j);
                 value[held++] = f;
             }
-            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, ld, out);
-            for (size_t c = whole; c < d; c++)
-                for (size_t j = 0; j < held; j++)
-                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * ld + c], out[c]);
+            saei_add_rows(dict->ctx->kernels, d, held, latent, value, dict->W_dec, ld, out);
         }
     }
     for (size_t r = r0; r < r0 + rows; r++)
-        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+        saei_decode_end(dict, 0, d, q->x_hat + r * d, q->x_hat + r * d);
 }
 
 /* x_hat of rows r0 on from their lists. */
@@ -12034,7 +14036,7 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
 static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
                                sae_sparse *lists) {
     bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->k) : room->rows;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(most, rows - r);
         saei_infer_norms(q, r0 + r, some, room->norms);
@@ -12053,7 +14055,7 @@ static SAEI_NOINLINE void saei_forward_small(const saei_infer *q, const saei_roo
 
 static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     sae_sparse lists = { room.begin, room.latent, room.value, room.entries };
     if (room.block) saei_forward_block(q, &room, r0, rows, &lists);
     else saei_forward_small(q, &room, r0, rows);
@@ -12079,6 +14081,11 @@ static void saei_forward_part(void *arg, size_t part) {
     }
 }
 
+/* A block's latents go straight into x_hat, or into lists that it has room for. */
+static bool saei_forward_in_blocks(const sae_dictionary *dict) {
+    return dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.layer_codes;
+}
+
 /* Batch top-k needs the latents of all rows at once; they are here already. */
 static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who,
                                      const sae_rows *x, size_t n, float *x_hat) {
@@ -12095,7 +14102,8 @@ static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who
     return SAE_OK;
 }
 
-/* Top-k of more latents than a block has room for: lists in fresh memory. */
+/* Lists in fresh memory, of some rows at a time: top-k of more latents than a block has room for,
+   and what encodes in memory of its own anyway. */
 static sae_result saei_forward_many(const sae_dictionary *dict, const char *who, const sae_rows *x,
                                     size_t n, float *x_hat) {
     const sae_context *ctx = dict->ctx;
@@ -12103,20 +14111,20 @@ static sae_result saei_forward_many(const sae_dictionary *dict, const char *who,
     sae_result result = SAE_OK;
     sae_sparse lists;
     memset(&lists, 0, sizeof lists);
-    if (saei_mul(chunk, dict->desc.k, &all)) {
-        lists.capacity = all;
-        lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
-        lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
-        lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
-    }
+    if (!saei_forward_in_blocks(dict)) chunk = saei_chunk(dict, n);
+    all = sae_dictionary_capacity(dict, chunk);
+    lists.capacity = all;
+    lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
+    lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
+    lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
     if (!lists.row_begin || !lists.latent || !lists.value)
         result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu latents",
-                           who, chunk, dict->desc.k);
+                           who, chunk, all / chunk);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         sae_rows some = *x;
         some.data = saei_rows_at(x, r, 0);
-        result = saei_encode_lists(dict, who, &some, rows, &lists);
+        result = saei_encode_sparse(dict, who, &some, rows, &lists);
         if (result == SAE_OK)
             result = sae_decode_sparse(dict, &lists, rows,
                                        x_hat + r * saei_output_dim(&dict->desc));
@@ -12131,8 +14139,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
                                size_t n, float *x_hat, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n,
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
         SAEI_TRY(saei_encode(dict, who, &x, n, f));
@@ -12141,7 +14149,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         saei_copy_rows(&x, n, dict->desc.activation_dim, x_hat);
     } else if (saei_is_batch_top_k(dict)) {
         SAEI_TRY(saei_forward_batch(dict, who, &x, n, x_hat));
-    } else if (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS) {
+    } else if (!saei_forward_in_blocks(dict)
+               || (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS)) {
         SAEI_TRY(saei_forward_many(dict, who, &x, n, x_hat));
     } else {
         memset(&q, 0, sizeof q);
@@ -12150,7 +14159,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         q.n = n;
         q.count = dict->desc.dict_size;
         q.x_hat = x_hat;
-        q.share = dict->desc.k;
+        q.k = q.share = dict->desc.k;
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
     }
     saei_finish(dict, &x, n, x_hat);
@@ -12159,8 +14168,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
+    sae_rows rows;
+    return saei_forward(dict, "sae_forward", saei_rows_of(x, &rows), n, x_hat, f);
 }
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f) {
@@ -12205,8 +14214,10 @@ static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
     const sae_dictionary *dict = job->dict;
-    bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    bool maxima = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
+    bool grouped = maxima || saei_choices(&dict->desc) > 1;
+    size_t m = saei_num_codes(&dict->desc);
+    size_t group = maxima ? m / dict->desc.k : m / saei_choices(&dict->desc);
     memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
@@ -12270,6 +14281,8 @@ static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *
     }
     q.list = NULL;
     if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
+    for (size_t i = 0; dict->gate && i < rows * count; i++)
+        w->f[i] = saei_ungate(dict, job->list[i % count].latent, w->f[i]);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -12319,36 +14332,50 @@ static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
-   what is decoded to the units of x. */
-static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+/* sum [width] of what f [count] adds to columns c on, of layer l where layers have codes of their
+   own. */
+static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float *f, size_t l,
+                                         size_t c, size_t width, float *sum) {
+    uint32_t latent[SAEI_STEER_ENTRIES];
+    float value[SAEI_STEER_ENTRIES];
+    size_t held = 0;
+    memset(sum, 0, width * sizeof *sum);
+    for (size_t j = 0; j < job->count; j++) {
+        if (f[j] != 0) {
+            latent[held] = job->list[j].latent;
+            value[held++] = f[j];
+        }
+        if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
+        saei_decode_list(job->dict, latent, value, held, l, c, width, sum);
+        held = 0;
+    }
+}
+
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale
+   [layers] brings what is decoded to the units of x. */
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
-    size_t d = dict->desc.activation_dim, any = 0;
-    uint32_t latent[SAEI_STEER_ENTRIES];
-    float value[SAEI_STEER_ENTRIES], sum[SAEI_DECODE_COLUMNS];
+    const bool apart = dict->desc.layers > 1, normed = dict->desc.input_norm != 0;
+    const size_t d = dict->desc.activation_dim, part = apart ? d / dict->desc.layers : d;
+    float sum[SAEI_DECODE_COLUMNS];
+    size_t any = 0;
     for (size_t j = 0; j < job->count; j++) {
-        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        f[j] = saei_steer_change(job->list + j, f[j]) * (apart ? 1 : *scale);
         any += f[j] != 0;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_steer_columns(job, f, r);
         return;
     }
-    for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
-        memset(sum, 0, width * sizeof *sum);
-        for (size_t j = 0; j < job->count; j++) {
-            if (f[j] != 0) {
-                latent[held] = job->list[j].latent;
-                value[held++] = f[j];
-            }
-            if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
-            dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c,
-                                         dict->ld_out, sum);
-            held = 0;
-        }
-        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+    for (size_t c = 0, n; any && c < d; c += n) {
+        size_t l = c / part, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, (l + 1) * part - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
+        saei_steer_sum(job, f, l, c, width, sum);
+        for (size_t k = 0; apart && normed && k < n; k++) sum[k] *= scale[l];
+        for (size_t k = 0; dict->output_scale && k < n; k++) sum[k] /= dict->output_scale[l];
+        saei_steer_add(&job->x, r, c, n, sum);
     }
 }
 
@@ -12366,9 +14393,11 @@ static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w,
                                        &own);
         if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
         for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, w->f + i * count, scale, r + i);
+            bool normed = h->input_norm && !h->output_normalized;
+            float one = 1, scale[SAEI_SMALL_ROWS / 2];
+            for (size_t l = 0; h->input_norm && l < h->layers; l++)
+                scale[l] = normed ? saei_row_norm(job->dict, &job->x, r + i, l).scale : 1;
+            saei_steer_row(job, w->f + i * count, h->input_norm ? scale : &one, r + i);
         }
     }
 }
@@ -12389,7 +14418,7 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
     saei_small_block small;
     saei_steer_room w;
-    w.room = saei_room_take(job->dict->ctx, &small);
+    w.room = saei_infer_room(job->dict, &small);
     w.f = w.room.value;
     w.before = w.room.latent;
     w.entries = w.counters = w.room.entries;
@@ -12404,10 +14433,10 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
                          count, SAE_MAX_STEERINGS);
     for (size_t j = 0; j < count; j++) {
-        if (list[j].latent >= dict->desc.dict_size)
+        if (list[j].latent >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
-                             (unsigned long)list[j].latent, dict->desc.dict_size - 1);
+                             (unsigned long)list[j].latent, saei_num_codes(&dict->desc) - 1);
         if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
@@ -12424,8 +14453,9 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
 static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
                              size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, list || !count ? NULL : "steerings", n, 0,
                                    &job.x));
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
@@ -12438,6 +14468,9 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
     job.n = n;
     for (size_t j = 0; j < count; j++)
         if (list[j].mode > SAE_STEER_ADD) job.needs_f = true;
+    if (job.needs_f && dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others; allowed is SAE_STEER_ADD alone", who);
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all rows "
@@ -12449,12 +14482,465 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
 
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+    sae_rows rows;
+    return saei_steer(dict, "sae_steer", saei_rows_of(x, &rows), n, steerings, count);
 }
 SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                   const sae_steering *steerings, size_t count) {
     return saei_steer(dict, "sae_steer_rows", x, n, steerings, count);
+}
+
+/* ==== >>clt: what is open ================================================= src/dict/clt.h ==== */
+
+/* A matrix where it lies in a file: element (r, c) is at data + r row + c col, in bytes. */
+typedef struct saei_clt_matrix {
+    const unsigned char *data; /* NULL: there is none */
+    sae_dtype dtype;           /* F32, F16, BF16, F64 */
+    int64_t row, col;
+} saei_clt_matrix;
+
+typedef struct saei_clt_layer {
+    saei_clt_matrix W_enc;      /* [m,d] */
+    float *b_enc, *theta, *gate; /* [m]; theta of JUMP_RELU; NULL: none */
+    float in_scale, out_scale;
+    float *b_dec;               /* [d] */
+} saei_clt_layer;
+
+/* What source i gives to target t. */
+typedef struct saei_clt_block {
+    saei_clt_matrix W_dec;      /* [m,d] */
+    saei_clt_matrix W_skip;     /* [d,d] */
+    float *post, *post_scale;   /* [m], or NULL */
+    float share;                /* of what is decoded */
+} saei_clt_block;
+
+struct sae_clt {
+    sae_context *ctx;
+    sae_clt_desc desc;
+    sae_origin origin;
+    saei_clt_layer *layers; /* [L] */
+    saei_clt_block *blocks; /* [L,L]: of source i and target t at i L + t */
+    sae_tensor_file **files;
+    size_t num_files, room_files;
+    saei_arena arena;       /* of the vectors */
+    bool skips;
+};
+
+SAE_API const sae_clt_desc *sae_clt_get_desc(const sae_clt *clt) { return &clt->desc; }
+SAE_API const sae_origin *sae_clt_origin(const sae_clt *clt) { return &clt->origin; }
+
+SAE_API void sae_clt_close(sae_clt *clt) {
+    if (!clt) return;
+    for (size_t i = 0; i < clt->num_files; i++) sae_tensor_file_close(clt->files[i]);
+    saei_free(clt->ctx, clt->files);
+    saei_arena_free(&clt->arena);
+    saei_free(clt->ctx, clt);
+}
+
+/* Elements c .. c + n of row r. */
+static void saei_clt_row(const saei_clt_matrix *m, size_t r, size_t c, size_t n, float *out) {
+    saei_convert_row(m->dtype, m->data + (int64_t)r * m->row + (int64_t)c * m->col, m->col, n, out);
+}
+
+/* Rows first .. first + count and columns c .. c + depth as a panel [depth][48]. */
+static void saei_clt_pack(const saei_clt_matrix *m, size_t first, size_t count, size_t c,
+                          size_t depth, float *panel) {
+    float line[SAEI_BLOCK_DEPTH];
+    if (m->row < m->col) { /* latents lie together */
+        for (size_t k = 0; k < depth; k++) {
+            float *to = panel + k * SAEI_PANEL;
+            saei_convert_row(m->dtype, m->data + (int64_t)first * m->row
+                             + (int64_t)(c + k) * m->col, m->row, count, to);
+            for (size_t j = count; j < SAEI_PANEL; j++) to[j] = 0;
+        }
+        return;
+    }
+    for (size_t j = 0; j < SAEI_PANEL; j++) {
+        if (j < count) saei_clt_row(m, first + j, c, depth, line);
+        else memset(line, 0, sizeof line);
+        for (size_t k = 0; k < depth; k++) panel[k * SAEI_PANEL + j] = line[k];
+    }
+}
+
+/* room->product [rows][48] = rows first .. first + count of m times y of layer l and rows r0 on. */
+static void saei_clt_product(const sae_clt *clt, const saei_clt_matrix *m, const saei_room *room,
+                             const float *x, size_t l, size_t r0, size_t rows, size_t first,
+                             size_t count) {
+    const saei_kernels *kernels = clt->ctx->kernels;
+    const size_t d = clt->desc.activation_dim, width = clt->desc.layers * d;
+    const float scale = clt->layers[l].in_scale;
+    for (size_t c = 0; c < d; c += room->depth) {
+        size_t depth = saei_min(room->depth, d - c);
+        saei_clt_pack(m, first, count, c, depth, room->panel);
+        for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+            const float *at[SAEI_TILE_ROWS];
+            for (size_t i = 0; i < SAEI_TILE_ROWS; i++) {
+                const float *from = x + (r0 + saei_min(g + i, rows - 1)) * width + l * d + c;
+                at[i] = from;
+                if (scale == 1) continue;
+                at[i] = room->centred + i * room->depth;
+                kernels->scale(depth, scale, from, room->centred + i * room->depth);
+            }
+            kernels->tile(at, SAEI_TILE_ROWS, room->panel, depth, c > 0,
+                          room->product + g * SAEI_PANEL, SAEI_PANEL);
+        }
+    }
+}
+
+/* ==== >>clt: encode ======================================================= src/dict/clt.h ==== */
+
+enum { SAEI_CLT_LATENTS = 3840 }; /* of one part: 80 panels */
+
+typedef struct saei_clt_job {
+    const sae_clt *clt;
+    const float *x;
+    size_t n;
+    float *f; /* [n,L m] */
+    const sae_sparse *code;
+    float *x_hat;
+} saei_clt_job;
+
+/* f of a latent whose p is known; where a choice follows, what it compares. */
+static float saei_clt_value(const sae_clt *clt, const saei_clt_layer *layer, size_t i, float p) {
+    const bool positive = clt->desc.activation != SAE_ACTIVATION_SIGNED;
+    const float q = layer->gate ? p * layer->gate[i] : p;
+    if (clt->desc.arch == SAE_ARCH_JUMP_RELU && !(q > layer->theta[i])) return 0;
+    if (positive && !(q > 0)) return 0;
+    if (saei_arch_selects(clt->desc.arch) || !layer->gate || q == 0) return q;
+    return q / layer->gate[i];
+}
+
+/* Of one layer a range of latents, for a block of rows. */
+static void saei_clt_encode_part(void *arg, size_t part) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t m = clt->desc.dict_size, width = clt->desc.layers * m;
+    const size_t ranges = saei_ceil_div(m, SAEI_CLT_LATENTS);
+    const size_t l = part / ranges % clt->desc.layers;
+    const size_t begin = part % ranges * SAEI_CLT_LATENTS;
+    const size_t end = saei_min(begin + SAEI_CLT_LATENTS, m);
+    const size_t r0 = part / ranges / clt->desc.layers * SAEI_BLOCK_ROWS;
+    const size_t last = saei_min(r0 + SAEI_BLOCK_ROWS, job->n);
+    const saei_clt_layer *layer = &clt->layers[l];
+    saei_small_block small;
+    saei_room room = saei_room_take(clt->ctx, &small);
+    for (size_t r = r0, rows; r < last; r += rows) {
+        rows = saei_min(room.rows, last - r);
+        for (size_t first = begin; first < end; first += SAEI_PANEL) {
+            size_t count = saei_min(SAEI_PANEL, end - first);
+            saei_clt_product(clt, &layer->W_enc, &room, job->x, l, r, rows, first, count);
+            for (size_t k = 0; k < rows; k++)
+                for (size_t j = 0; j < count; j++) {
+                    float p = room.product[k * SAEI_PANEL + j] + layer->b_enc[first + j];
+                    job->f[(r + k) * width + l * m + first + j] =
+                        saei_clt_value(clt, layer, first + j, p);
+                }
+        }
+    }
+    saei_room_leave(&room);
+}
+
+/* A code's f from what its choice compared. */
+static float saei_clt_ungate(const sae_clt *clt, size_t code, float value) {
+    const size_t m = clt->desc.dict_size;
+    const float *gate = clt->layers[code / m].gate;
+    return gate && value != 0 ? value / gate[code % m] : value;
+}
+
+/* TOP_K: each choice of a row keeps its k. */
+static void saei_clt_choose_row(void *arg, size_t r) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t codes = clt->desc.layers * clt->desc.dict_size;
+    const size_t choices = clt->desc.over_layers ? 1 : clt->desc.layers, part = codes / choices;
+    float *f = job->f + r * codes;
+    for (size_t c = 0; c < choices; c++) {
+        if (clt->desc.activation)
+            saei_dense_varied(clt->desc.activation, f + c * part, part, clt->desc.k);
+        else saei_dense_top(clt->ctx->kernels, f + c * part, part, clt->desc.k);
+    }
+    for (size_t i = 0; clt->desc.gate && i < codes; i++) f[i] = saei_clt_ungate(clt, i, f[i]);
+}
+
+/* BATCH_TOP_K over all n rows. */
+static sae_result saei_clt_choose_batch(const saei_clt_job *job, const char *who) {
+    const sae_clt *clt = job->clt;
+    const sae_context *ctx = clt->ctx;
+    const size_t n = job->n, m = clt->desc.layers * clt->desc.dict_size;
+    const size_t choices = clt->desc.over_layers ? 1 : clt->desc.layers;
+    uint32_t *histogram = (uint32_t *)saei_alloc(ctx, 65536, sizeof *histogram);
+    float *dense = (float *)saei_alloc(ctx, n * m, sizeof *dense);
+    sae_code code;
+    memset(&code, 0, sizeof code);
+    code.rows = n;
+    code.stride = m;
+    code.count = (uint32_t *)saei_alloc(ctx, n * choices, sizeof(uint32_t));
+    code.latent = (uint32_t *)saei_alloc(ctx, n * m, sizeof(uint32_t));
+    code.pre = code.value = dense;
+    if (histogram && dense && code.count && code.latent) {
+        memcpy(dense, job->f, n * m * sizeof *dense);
+        memset(job->f, 0, n * m * sizeof *dense);
+        for (size_t c = 0; c < choices; c++)
+            saei_batch_choose((double)clt->desc.k, c, m / choices, &code, histogram);
+        for (size_t i = 0; i < n * choices; i++) {
+            size_t r = i % n, at = r * m + i / n * (m / choices);
+            for (size_t j = at; j < at + code.count[i]; j++)
+                job->f[r * m + code.latent[j]] = dense[j];
+        }
+        for (size_t r = 0; r < n && clt->desc.most && clt->desc.most < m; r++)
+            saei_dense_top(ctx->kernels, job->f + r * m, m, clt->desc.most);
+        for (size_t i = 0; clt->desc.gate && i < n * m; i++)
+            job->f[i] = saei_clt_ungate(clt, i % m, job->f[i]);
+    }
+    saei_free(ctx, histogram);
+    saei_batch_free(ctx, &code, dense);
+    if (histogram && dense && code.count && code.latent) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for batch top-k over %zu rows of "
+                     "%zu latents", who, n, m);
+}
+
+static sae_result saei_clt_encode(const sae_clt *clt, const char *who, const float *x, size_t n,
+                                  float *f) {
+    const size_t m = clt->desc.dict_size;
+    saei_clt_job job;
+    memset(&job, 0, sizeof job);
+    job.clt = clt;
+    job.x = x;
+    job.n = n;
+    job.f = f;
+    saei_parallel(clt->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS) * clt->desc.layers
+                  * saei_ceil_div(m, SAEI_CLT_LATENTS), saei_clt_encode_part, &job);
+    if (clt->desc.arch == SAE_ARCH_TOP_K) saei_parallel(clt->ctx, n, saei_clt_choose_row, &job);
+    if (clt->desc.arch == SAE_ARCH_BATCH_TOP_K && n) return saei_clt_choose_batch(&job, who);
+    return SAE_OK;
+}
+
+/* The arrays of a call, and whether n rows of all there is can be addressed. */
+static sae_result saei_clt_check(const sae_clt *clt, const char *who, bool arrays, size_t n) {
+    size_t all, width;
+    if (!clt) return SAE_ERR_INVALID;
+    if (!arrays) return saei_fail(clt->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
+    width = clt->desc.layers * saei_max(clt->desc.dict_size, clt->desc.activation_dim);
+    if (saei_mul(n, width, &all) && all <= SIZE_MAX / 8) return SAE_OK;
+    return saei_fail(clt->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who, n);
+}
+
+SAE_API sae_result sae_clt_encode(const sae_clt *clt, const float *x, size_t n, float *f) {
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_encode", x && f, n));
+    return saei_clt_encode(clt, "sae_clt_encode", x, n, f);
+}
+
+/* ==== >>clt: lists, decode, forward ================================ src/dict/clt_decode.h ==== */
+
+/* Rows that are encoded together: what is chosen together, else what fits. */
+static size_t saei_clt_chunk(const sae_clt *clt, size_t n) {
+    size_t fits = (size_t)SAEI_CHUNK_ENTRIES / (clt->desc.layers * clt->desc.dict_size);
+    if (clt->desc.arch == SAE_ARCH_BATCH_TOP_K) return n;
+    return saei_max(saei_min(saei_min(n, SAEI_CHUNK_ROWS), fits), 1);
+}
+
+/* What is not 0 of f [rows,m] behind the *at entries that are there; entries beyond the capacity
+   are only counted. */
+static void saei_clt_gather(const float *f, size_t rows, size_t m, size_t *begin, sae_sparse *out,
+                            size_t *at) {
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < m; i++) {
+            if (f[r * m + i] == 0) continue;
+            if (*at < out->capacity) {
+                out->latent[*at] = (uint32_t)i;
+                out->value[*at] = f[r * m + i];
+            }
+            ++*at;
+        }
+        begin[r + 1] = *at;
+    }
+}
+
+SAE_API sae_result sae_clt_encode_sparse(const sae_clt *clt, const float *x, size_t n,
+                                         sae_sparse *out) {
+    size_t m, d, chunk, at = 0;
+    sae_result result = SAE_OK;
+    float *f;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_encode_sparse",
+                            x && out && out->row_begin
+                                && (!out->capacity || (out->latent && out->value)), n));
+    m = clt->desc.layers * clt->desc.dict_size;
+    d = clt->desc.layers * clt->desc.activation_dim;
+    chunk = saei_clt_chunk(clt, n);
+    out->row_begin[0] = 0;
+    f = (float *)saei_alloc(clt->ctx, saei_max(chunk, 1) * m, sizeof *f);
+    if (!f)
+        return saei_fail(clt->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_clt_encode_sparse: no memory for "
+                         "%zu rows of %zu latents", chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t rows = saei_min(chunk, n - r);
+        result = saei_clt_encode(clt, "sae_clt_encode_sparse", x + r * d, rows, f);
+        if (result == SAE_OK) saei_clt_gather(f, rows, m, out->row_begin + r, out, &at);
+    }
+    saei_free(clt->ctx, f);
+    if (result != SAE_OK || at <= out->capacity) return result;
+    return saei_fail(clt->ctx, SAE_ERR_INVALID, "sae_clt_encode_sparse: capacity is %zu entries, "
+                     "%zu are needed", out->capacity, at);
+}
+
+/* What latent i of source l, at value f, adds to the row of target t. */
+static void saei_clt_add(const sae_clt *clt, size_t l, size_t t, size_t i, float f, float *x_hat) {
+    enum { COLUMNS = 256 };
+    const saei_clt_block *b = &clt->blocks[l * clt->desc.layers + t];
+    const size_t d = clt->desc.activation_dim;
+    float row[COLUMNS];
+    if (!b->W_dec.data) return;
+    if (b->post && f > 0) f += b->post[i];
+    if (b->post_scale) f *= b->post_scale[i];
+    f *= b->share;
+    for (size_t c = 0; c < d; c += COLUMNS) {
+        size_t n = saei_min(COLUMNS, d - c);
+        saei_clt_row(&b->W_dec, i, c, n, row);
+        clt->ctx->kernels->axpy(n, f, row, x_hat + c, x_hat + c);
+    }
+}
+
+/* One row: latents ascending, each into all its targets; then b_dec and the scale. */
+static void saei_clt_decode_row(void *arg, size_t r) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t layers = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    float *x_hat = job->x_hat + r * layers * d;
+    memset(x_hat, 0, layers * d * sizeof *x_hat);
+    for (size_t j = job->code->row_begin[r]; j < job->code->row_begin[r + 1]; j++) {
+        size_t code = job->code->latent[j];
+        for (size_t t = 0; t < layers; t++)
+            saei_clt_add(clt, code / m, t, code % m, job->code->value[j], x_hat + t * d);
+    }
+    for (size_t t = 0; t < layers; t++)
+        for (size_t c = 0; c < d; c++)
+            x_hat[t * d + c] = (clt->layers[t].b_dec[c] + x_hat[t * d + c])
+                               * clt->layers[t].out_scale;
+}
+
+SAE_API sae_result sae_clt_decode_sparse(const sae_clt *clt, const sae_sparse *code, size_t n,
+                                         float *x_hat) {
+    saei_clt_job job;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_decode_sparse",
+                            code && code->row_begin && (x_hat || !n), n));
+    for (size_t r = 0; r < n; r++)
+        if (code->row_begin[r + 1] < code->row_begin[r])
+            return saei_fail(clt->ctx, SAE_ERR_INVALID, "sae_clt_decode_sparse: row_begin[%zu] is "
+                             "%zu, less than the one before", r + 1, code->row_begin[r + 1]);
+    for (size_t j = n ? code->row_begin[0] : 0; n && j < code->row_begin[n]; j++)
+        if (!code->latent || !code->value
+            || code->latent[j] >= clt->desc.layers * clt->desc.dict_size)
+            return saei_fail(clt->ctx, SAE_ERR_INVALID, "sae_clt_decode_sparse: latent[%zu] is "
+                             "not below %zu (or an array is NULL)", j,
+                             clt->desc.layers * clt->desc.dict_size);
+    memset(&job, 0, sizeof job);
+    job.clt = clt;
+    job.code = code;
+    job.x_hat = x_hat;
+    saei_parallel(clt->ctx, n, saei_clt_decode_row, &job);
+    return SAE_OK;
+}
+
+/* The skips of a block of rows. */
+static void saei_clt_skip_part(void *arg, size_t part) {
+    const saei_clt_job *job = (const saei_clt_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t layers = clt->desc.layers, d = clt->desc.activation_dim;
+    const size_t end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
+    saei_small_block small;
+    saei_room room = saei_room_take(clt->ctx, &small);
+    for (size_t r = part * SAEI_BLOCK_ROWS, rows; r < end; r += rows) {
+        rows = saei_min(room.rows, end - r);
+        for (size_t b = 0; b < layers * layers; b++) {
+            const size_t l = b / layers, t = b % layers;
+            if (!clt->blocks[b].W_skip.data) continue;
+            for (size_t first = 0; first < d; first += SAEI_PANEL) {
+                size_t count = saei_min(SAEI_PANEL, d - first);
+                saei_clt_product(clt, &clt->blocks[b].W_skip, &room, job->x, l, r, rows, first,
+                                 count);
+                for (size_t k = 0; k < rows; k++) {
+                    float *y = job->x_hat + (r + k) * layers * d + t * d + first;
+                    clt->ctx->kernels->axpy(count,
+                                            clt->blocks[b].share * clt->layers[t].out_scale,
+                                            room.product + k * SAEI_PANEL, y, y);
+                }
+            }
+        }
+    }
+    saei_room_leave(&room);
+}
+
+SAE_API sae_result sae_clt_finish(const sae_clt *clt, const float *x, size_t n, float *x_hat) {
+    saei_clt_job job;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_finish", x && x_hat, n));
+    memset(&job, 0, sizeof job);
+    job.clt = clt;
+    job.x = x;
+    job.n = n;
+    job.x_hat = x_hat;
+    if (clt->skips)
+        saei_parallel(clt->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_clt_skip_part, &job);
+    return SAE_OK;
+}
+
+/* Of rows whose f [rows,m] is known. */
+static sae_result saei_clt_forward_rows(const sae_clt *clt, const float *x, size_t rows,
+                                        const float *f, float *x_hat) {
+    const size_t m = clt->desc.layers * clt->desc.dict_size;
+    sae_result result = SAE_ERR_OUT_OF_MEMORY;
+    size_t at = 0;
+    sae_sparse code;
+    memset(&code, 0, sizeof code);
+    for (size_t i = 0; i < rows * m; i++) code.capacity += f[i] != 0;
+    code.row_begin = (size_t *)saei_calloc(clt->ctx, rows + 1, sizeof *code.row_begin);
+    code.latent = (uint32_t *)saei_alloc(clt->ctx, code.capacity, sizeof *code.latent);
+    code.value = (float *)saei_alloc(clt->ctx, code.capacity, sizeof *code.value);
+    if (code.row_begin && code.latent && code.value) {
+        saei_clt_gather(f, rows, m, code.row_begin, &code, &at);
+        result = sae_clt_decode_sparse(clt, &code, rows, x_hat);
+        if (result == SAE_OK) result = sae_clt_finish(clt, x, rows, x_hat);
+    } else
+        saei_fail(clt->ctx, result, "sae_clt_forward: no memory for %zu latents", code.capacity);
+    saei_free(clt->ctx, code.row_begin);
+    saei_free(clt->ctx, code.latent);
+    saei_free(clt->ctx, code.value);
+    return result;
+}
+
+SAE_API sae_result sae_clt_forward(const sae_clt *clt, const float *x, size_t n, float *x_hat,
+                                   float *f) {
+    size_t m, d, chunk;
+    sae_result result = SAE_OK;
+    float *own = NULL;
+    SAEI_TRY(saei_clt_check(clt, "sae_clt_forward", x && x_hat, n));
+    m = clt->desc.layers * clt->desc.dict_size;
+    d = clt->desc.layers * clt->desc.activation_dim;
+    chunk = saei_clt_chunk(clt, n);
+    if (!f) own = (float *)saei_alloc(clt->ctx, saei_max(chunk, 1) * m, sizeof *own);
+    if (!f && !own)
+        return saei_fail(clt->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_clt_forward: no memory for %zu rows "
+                         "of %zu latents", chunk, m);
+    for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
+        size_t rows = saei_min(chunk, n - r);
+        float *to = f ? f + r * m : own;
+        result = saei_clt_encode(clt, "sae_clt_forward", x + r * d, rows, to);
+        if (result == SAE_OK)
+            result = saei_clt_forward_rows(clt, x + r * d, rows, to, x_hat + r * d);
+    }
+    saei_free(clt->ctx, own);
+    return result;
+}
+
+SAE_API bool sae_clt_decoder_row(const sae_clt *clt, size_t source, size_t latent, size_t target,
+                                 float *out) {
+    const saei_clt_matrix *m;
+    if (!clt || !out || source >= clt->desc.layers || target >= clt->desc.layers
+        || latent >= clt->desc.dict_size)
+        return false;
+    m = &clt->blocks[source * clt->desc.layers + target].W_dec;
+    if (m->data) saei_clt_row(m, latent, 0, clt->desc.activation_dim, out);
+    else memset(out, 0, clt->desc.activation_dim * sizeof *out);
+    return true;
 }
 
 /* ==== >>dictionary: linear layers ====================================== src/dict/linear.h ==== */
@@ -12466,19 +14952,29 @@ struct sae_linear {
     float *packed; /* [panels][inputs][48]; NULL: W is read where it lies */
     sae_dtype dtype;
     const unsigned char *data;
-    ptrdiff_t output_step, input_step; /* bytes from one weight to the next */
+    bool columns;   /* rows of W^T lie in one piece, those of W do not */
+    bool widens, streams; /* there are fast kernels widen_panel, stream for W as it lies */
+    ptrdiff_t unit; /* bytes of a weight or block, and from one to the next: */
+    ptrdiff_t output_step, input_step;
 };
 
 /* Memory of a part: a context's block, or where none is free less on the stack. */
-enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8 };
+enum {
+    SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32,
+    SAEI_LINEAR_PANELS = 8, /* of a part, at most */
+    SAEI_LINEAR_L1 = 128,   /* depth of a panel that stays in the L1 */
+    SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_PIECE = 256 /* rows of weights, and so much of each */
+};
 typedef struct saei_linear_small {
     float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
+    float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_FEW_DEPTH];
 } saei_linear_small;
 
 typedef struct saei_linear_room {
     size_t rows, depth;
     float *product; /* [rows][48] */
     float *panel;   /* [depth][48] */
+    float *group;   /* [16][min(depth, 256)] */
 } saei_linear_room;
 
 typedef struct saei_linear_task {
@@ -12544,30 +15040,54 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     return SAE_OK;
 }
 
+static bool saei_linear_streams(sae_dtype dtype) {
+    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_Q8_0;
+}
+static bool saei_linear_widens(sae_dtype dtype) {
+    return saei_linear_streams(dtype) || dtype == SAE_Q4_0 || dtype == SAE_Q4_K
+           || dtype == SAE_Q5_K || dtype == SAE_Q6_K;
+}
+
+/* Bytes from one weight (of block types: block) of dimension i to the next. */
+static ptrdiff_t saei_linear_stride(const sae_tensor *W, int i) {
+    const ptrdiff_t unit = (ptrdiff_t)sae_dtype_size(W->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(W->dtype);
+    if (block > 1 ? i == 1 : W->shape[i] == 1) return unit;
+    return (ptrdiff_t)(W->stride[i] / block) * unit;
+}
+
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out) {
     static const char who[] = "sae_linear_create_tensor";
     const int of_output = transposed ? 1 : 0, of_input = 1 - of_output;
-    ptrdiff_t size;
+    size_t block;
     sae_linear *l;
     if (!ctx || !W || !out || !W->data || W->ndim != 2 || !W->shape[0] || !W->shape[1]
         || W->shape[0] > SIZE_MAX / W->shape[1] / sizeof(double))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: W has %zu dimensions of %llu by %llu, W, its data and out may not be "
+                         "%s: W has %zu dimensions of %llu by %llu; W, its data and out may not be "
                          "NULL, allowed are 2 from 1", who, W ? W->ndim : 0,
                          W ? (unsigned long long)W->shape[0] : 0,
                          W ? (unsigned long long)W->shape[1] : 0);
-    if (W->dtype > SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "%s: W is %s, allowed are F32, F16, BF16 and F64", who,
-                         sae_dtype_name(W->dtype));
+    block = sae_dtype_block(W->dtype);
+    if (W->dtype > SAE_F64 && block == 1)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: W is %s, allowed are F32, F16, BF16, F64 "
+                         "and types of blocks", who, sae_dtype_name(W->dtype));
+    if (W->shape[1] % block || (block > 1 && W->stride[1] != 1) || W->stride[0] % (int64_t)block)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: W of %s has %llu elements a row and strides of "
+                         "%lld and %lld, allowed are blocks of %zu one after the other", who,
+                         sae_dtype_name(W->dtype), (unsigned long long)W->shape[1],
+                         (long long)W->stride[0], (long long)W->stride[1], block);
     SAEI_TRY(saei_linear_new(ctx, who, bias, (size_t)W->shape[of_input],
                              (size_t)W->shape[of_output], &l));
-    size = (ptrdiff_t)sae_dtype_size(W->dtype);
     l->dtype = W->dtype == SAE_DTYPE_DEFAULT ? SAE_F32 : W->dtype;
     l->data = (const unsigned char *)W->data;
-    l->output_step = l->outputs > 1 ? (ptrdiff_t)W->stride[of_output] * size : size;
-    l->input_step = l->inputs > 1 ? (ptrdiff_t)W->stride[of_input] * size : size;
+    l->unit = (ptrdiff_t)sae_dtype_size(l->dtype);
+    l->output_step = saei_linear_stride(W, of_output);
+    l->input_step = saei_linear_stride(W, of_input);
+    l->columns = block > 1 ? transposed : l->output_step == l->unit && l->input_step != l->unit;
+    l->widens = !l->columns && l->input_step == l->unit && saei_linear_widens(l->dtype);
+    l->streams = l->widens && saei_linear_streams(l->dtype);
     *out = l;
     return SAE_OK;
 }
@@ -12581,115 +15101,166 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
 
 /* ---- apply ---- */
 
-/* Whether rows of W^T lie in one piece and there is a kernel for them. */
-static bool saei_linear_by_columns(const sae_linear *l) {
-    const ptrdiff_t size = (ptrdiff_t)sae_dtype_size(l->dtype);
-    return !l->packed && l->output_step == size && l->input_step != size && l->dtype != SAE_F64;
-}
-
-/* out[0..dim)[48] = the weights of a panel from input k on as floats. */
-static void saei_linear_widen(const sae_linear *l, size_t panel, size_t k, size_t dim,
-                              ptrdiff_t ahead, float *out) {
-    const saei_kernels *kernels = l->ctx->kernels;
-    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    const size_t size = sae_dtype_size(l->dtype);
-    const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step
-                                + (ptrdiff_t)k * l->input_step;
-    const bool kernel = l->input_step == (ptrdiff_t)size && l->dtype != SAE_F64;
-    if (kernel) {
-        kernels->widen_panel(l->dtype, from, l->output_step, count, dim, ahead, out);
+/* Elements first .. first + n of weights that are `step` bytes apart, or of blocks that are. */
+static void saei_linear_piece(const sae_linear *l, const unsigned char *from, ptrdiff_t step,
+                              size_t first, size_t n, float *out) {
+    const size_t block = sae_dtype_block(l->dtype);
+    if (block == 1) {
+        from += (ptrdiff_t)first * step;
+        if (step == l->unit && saei_linear_streams(l->dtype))
+            l->ctx->kernels->widen(l->dtype, from, n, out);
+        else saei_convert_row(l->dtype, from, step, n, out);
         return;
     }
-    if (count < SAEI_PANEL) memset(out, 0, dim * SAEI_PANEL * sizeof *out);
-    if (saei_linear_by_columns(l)) {
-        for (size_t i = 0; i < dim; i++, from += l->input_step) {
-            for (size_t c = 0; c < count * size; c += 64)
-                SAEI_PREFETCH(from + ahead + c);
-            kernels->widen(l->dtype, from, count, out + i * SAEI_PANEL);
-        }
-    } else {
-        for (size_t j = 0; j < count; j++, from += l->output_step) {
-            float row[SAEI_LINEAR_DEPTH];
-            saei_convert_row(l->dtype, from, l->input_step, dim, row);
-            for (size_t i = 0; i < dim; i++) out[i * SAEI_PANEL + j] = row[i];
-        }
+    for (size_t end = first + n; first < end;) {
+        float whole[SAEI_LINEAR_PIECE];
+        const size_t skip = first % block, some = saei_min(block - skip, end - first);
+        float *to = some == block ? out : whole;
+        saei_dtype_row_to_f32(l->dtype, from, first - skip, block, to);
+        if (to == whole) memcpy(out, whole + skip, some * sizeof *out);
+        first += some;
+        out += some;
     }
 }
 
-/* How far behind the weights of a panel at k lie those that are wanted next, the end of a part
-   being `end`. */
-static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t end, size_t k,
-                                   size_t depth) {
-    if (k + depth < l->inputs) return (ptrdiff_t)depth * l->input_step;
-    if (panel >= end) return 0;
-    return SAEI_PANEL * l->output_step - (ptrdiff_t)k * l->input_step;
+/* room->panel [dim][48] = the weights of a panel from input k on as floats. */
+static void saei_linear_widen(const sae_linear *l, const saei_linear_room *room, size_t panel,
+                              size_t k, size_t dim, ptrdiff_t ahead) {
+    const saei_kernels *kernels = l->ctx->kernels;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const size_t block = sae_dtype_block(l->dtype);
+    const unsigned char *from = l->data;
+    if (count < SAEI_PANEL) memset(room->panel, 0, dim * SAEI_PANEL * sizeof(float));
+    if (l->columns) {
+        from += (ptrdiff_t)k * l->input_step;
+        for (size_t i = 0; i < dim; i++, from += l->input_step) {
+            const unsigned char *at = from + saei_dtype_bytes(l->dtype, first) + ahead;
+            for (size_t c = 0; c < saei_dtype_bytes(l->dtype, count); c += 64)
+                SAEI_PREFETCH(at + c);
+            saei_linear_piece(l, from, l->unit, first, count, room->panel + i * SAEI_PANEL);
+        }
+        return;
+    }
+    from += (ptrdiff_t)first * l->output_step;
+    if (l->widens && k % block == 0 && dim % block == 0) {
+        kernels->widen_panel(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step, count,
+                             dim, ahead, room->panel);
+        return;
+    }
+    for (size_t g = 0; g < count; g += SAEI_LINEAR_GROUP)
+        for (size_t c = 0; c < dim; c += SAEI_LINEAR_PIECE) {
+            const size_t rows = saei_min(SAEI_LINEAR_GROUP, count - g);
+            const size_t some = saei_min(SAEI_LINEAR_PIECE, dim - c);
+            for (size_t j = 0; j < rows; j++)
+                saei_linear_piece(l, from + (ptrdiff_t)(g + j) * l->output_step, l->input_step,
+                                  k + c, some, room->group + j * some);
+            kernels->widen_panel(SAE_F32, (const unsigned char *)room->group,
+                                 (ptrdiff_t)(some * sizeof(float)), rows, some, 0,
+                                 room->panel + c * SAEI_PANEL + g);
+        }
 }
 
-/* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
+/* out [rows][48], ld apart, = x W^T of a panel's inputs from k on, or + that. */
 static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t rows, size_t k,
-                                size_t dim, const float *weights, float *product) {
+                                size_t dim, const float *weights, float *out, size_t ld) {
     const saei_kernels *kernels = t->linear->ctx->kernels;
     const size_t inputs = t->linear->inputs;
     const float *x = t->x + r0 * inputs + k;
-    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS, out += SAEI_TILE_ROWS * ld) {
+        const size_t some = saei_min(SAEI_TILE_ROWS, rows - g);
         const float *at[SAEI_TILE_ROWS];
         for (size_t i = 0; i < SAEI_TILE_ROWS; i++) at[i] = x + saei_min(g + i, rows - 1) * inputs;
-        if (rows - g > 2) kernels->tile(at, weights, dim, k > 0, product + g * SAEI_PANEL);
+        if (some > 2) kernels->tile(at, some, weights, dim, k > 0, out, ld);
         else
-            for (size_t i = 0; i < rows - g; i++)
-                kernels->tile_row(at[i], weights, dim, k > 0, product + (g + i) * SAEI_PANEL);
+            for (size_t i = 0; i < some; i++)
+                kernels->tile_row(at[i], weights, dim, k > 0, out + i * ld);
     }
 }
 
-/* y of some rows and of the panels from `panel` to `end`, as many at once as there is room for
-   where their weights share cache lines. */
+/* The same from where the weights lie; the next ones wanted are `ahead` bytes behind. */
+static void saei_linear_step(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                             size_t rows, size_t panel, size_t k, size_t dim, ptrdiff_t ahead) {
+    const sae_linear *l = t->linear;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const bool whole = count == SAEI_PANEL; /* the last panel may go beyond the end of y's rows */
+    float *out = whole ? t->y + r0 * l->outputs + first : room->product;
+    const size_t ld = whole ? l->outputs : SAEI_PANEL;
+    if (l->packed) {
+        const float *weights = l->packed + (panel * l->inputs + k) * SAEI_PANEL;
+        saei_linear_product(t, r0, rows, k, dim, weights, out, ld);
+    } else if (rows == 1 && l->streams) {
+        const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step;
+        l->ctx->kernels->stream(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step,
+                                count, dim, ahead, t->x + r0 * l->inputs + k, k > 0, out);
+    } else {
+        saei_linear_widen(l, room, panel, k, dim, ahead);
+        saei_linear_product(t, r0, rows, k, dim, room->panel, out, ld);
+    }
+}
+
+static void saei_linear_finish(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                               size_t rows, size_t panel) {
+    const sae_linear *l = t->linear;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    for (size_t r = 0; r < rows; r++) {
+        float *y = t->y + (r0 + r) * l->outputs + first;
+        const float *sums = count == SAEI_PANEL ? y : room->product + r * SAEI_PANEL;
+        l->ctx->kernels->axpy(count, 1, sums, l->bias + first, y);
+    }
+}
+
+/* Where the weights of a panel from input k on begin, in bytes behind those of another. */
+static ptrdiff_t saei_linear_offset(const sae_linear *l, size_t panel, size_t k) {
+    const size_t block = sae_dtype_block(l->dtype), output = panel * SAEI_PANEL;
+    if (l->packed) return 0;
+    if (l->columns) return (ptrdiff_t)k * l->input_step + (ptrdiff_t)(output / block) * l->unit;
+    return (ptrdiff_t)output * l->output_step + (ptrdiff_t)(k / block) * l->input_step;
+}
+
+/* y of some rows and of the panels from `panel` to `end`; y carries the sums from one depth to the
+   next. Many rows go through all panels at a depth, so that x stays in the L2; and so do few where
+   panels share cache lines. Otherwise few rows take a panel after the other, as it lies. */
 static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
                                size_t rows, size_t panel, size_t end) {
     const sae_linear *l = t->linear;
-    const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
-    const size_t most = saei_linear_by_columns(l) ? room->rows / height : 1;
+    const bool few = rows <= SAEI_LINEAR_FEW_ROWS;
+    const size_t most = few && !l->columns ? 1 : end - panel;
+    const size_t least = saei_max(SAEI_LINEAR_L1, l->packed ? 1 : sae_dtype_block(l->dtype));
+    const size_t depth = few ? saei_min(least, room->depth) : room->depth;
     for (size_t next; panel < end; panel = next) {
         next = saei_min(panel + most, end);
-        for (size_t k = 0; k < l->inputs; k += room->depth) {
-            const size_t dim = saei_min(room->depth, l->inputs - k);
+        for (size_t k = 0, dim; k < l->inputs; k += dim) {
+            dim = saei_min(depth, l->inputs - k);
             for (size_t p = panel; p < next; p++) {
-                const float *weights = room->panel;
-                if (l->packed) weights = l->packed + (p * l->inputs + k) * SAEI_PANEL;
-                else
-                    saei_linear_widen(l, p, k, dim, saei_linear_ahead(l, p + most, end, k, dim),
-                                      room->panel);
-                saei_linear_product(t, r0, rows, k, dim, weights,
-                                    room->product + (p - panel) * height * SAEI_PANEL);
+                ptrdiff_t ahead = 0;
+                if (p + 1 < next) ahead = saei_linear_offset(l, p + 1, k);
+                else if (k + dim < l->inputs) ahead = saei_linear_offset(l, panel, k + dim);
+                else if (next < end) ahead = saei_linear_offset(l, next, 0);
+                if (ahead) ahead -= saei_linear_offset(l, p, k);
+                saei_linear_step(t, room, r0, rows, p, k, dim, ahead);
             }
         }
-        for (size_t p = panel; p < next; p++)
-            for (size_t r = 0; r < rows; r++) {
-                const float *product = room->product + ((p - panel) * height + r) * SAEI_PANEL;
-                const size_t first = p * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-                l->ctx->kernels->axpy(count, 1, product, l->bias + first,
-                                      t->y + (r0 + r) * l->outputs + first);
-            }
+        for (size_t p = panel; p < next; p++) saei_linear_finish(t, room, r0, rows, p);
     }
 }
 
 static void saei_linear_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
     const sae_linear *l = t->linear;
-    const size_t groups = saei_ceil_div(l->panels, t->panels);
+    const size_t groups = saei_ceil_div(l->panels, t->panels), group = part % groups;
     const size_t end = saei_part_end(part / groups, t->rows, t->n);
-    const size_t first = part % groups * t->panels, last = saei_part_end(part % groups, t->panels, l->panels);
     saei_block *block = saei_block_take(l->ctx);
     saei_linear_small small;
     saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
-                              small.panel };
-    saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, NULL, NULL };
+                              small.panel, small.group };
     if (block) {
-        large.product = block->product;
-        large.panel = block->panel;
+        saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, block->product,
+                                   block->panel, block->value };
         room = large;
     }
     for (size_t r = part / groups * t->rows; r < end; r += room.rows)
-        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), first, last);
+        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), group * t->panels,
+                           saei_part_end(group, t->panels, l->panels));
     saei_block_leave(block);
 }
 
@@ -12717,6 +15288,12 @@ SAE_API sae_result sae_linear_apply(const sae_linear *linear, const float *x, si
                   saei_linear_part, &t);
     return SAE_OK;
 }
+
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 
 /* ==== >>files: names of trainers ===================================== src/formats/names.h ==== */
 
@@ -12787,7 +15364,12 @@ typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
     SAEI_SLOT_GROUPS, SAEI_SLOT_W_SKIP, SAEI_SLOT_W_SKIP_T,
+    SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T, SAEI_SLOT_B_GLU,
     SAEI_SLOT_SCALE,   /* [m], latents are multiplied by it when they are decoded */
+    /* of L layers, d of each: */
+    SAEI_SLOT_W_ENC_LDM, SAEI_SLOT_W_DEC_LMD, SAEI_SLOT_W_DEC_MLD, SAEI_SLOT_B_DEC_LD,
+    SAEI_SLOT_B_ENC_LM, /* of which the sum over the layers is b_enc */
+    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD,
     SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 
@@ -12797,7 +15379,7 @@ typedef struct saei_key {
 } saei_key;
 
 /* The reference's names in the reference's order, for reading and for writing. */
-enum { SAEI_MAX_KEYS = 10 };
+enum { SAEI_MAX_KEYS = 16 };
 typedef struct saei_layout {
     sae_arch arch;
     size_t count;
@@ -12835,7 +15417,7 @@ static const saei_layout saei_layouts[] = {
 enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
 
 /* What a reader works on. Names of tensors all begin with prefix: "ae." in a crashed run's nested
-   file, else "". */
+   file, "_orig_mod." where torch.compile was at work, else mostly "". */
 typedef struct saei_load {
     sae_context *ctx;
     sae_load_desc desc;
@@ -12849,6 +15431,7 @@ typedef struct saei_load {
     char *config_path;
     sae_json *root;         /* of the config file, an object; NULL: there is none */
     const sae_json *config; /* the object in it that describes the dictionary; NULL: none */
+    saei_map yaml;          /* of a config.yaml, in place of root; or nothing */
 } saei_load;
 
 /* Room for a list of names in a message. */
@@ -12866,6 +15449,7 @@ typedef struct saei_draft {
     } keys[SAEI_MAX_KEYS];
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
     size_t part; /* latents that are read; 0: all, as desc says */
+    const char *ignored; /* names that begin so are of no use; NULL: none do */
 } saei_draft;
 
 static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
@@ -12953,38 +15537,100 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
 
 /* ---- the config file beside a dictionary ---- */
 
+/* The path of config file `name` beside load->file, in fresh memory; with up: beside its folder.
+   "*_cfg.json" is named after the file: a.pt has a_cfg.json. */
+static char *saei_config_path(const saei_load *load, const char *name, bool up) {
+    size_t folder = saei_folder_length(load->file, strlen(load->file)), stem = folder, size;
+    const char *dot = strrchr(load->file + folder, '.');
+    char *path;
+    if (*name == '*') {
+        stem += dot ? (size_t)(dot - (load->file + folder)) : strlen(load->file + folder);
+        name++;
+    }
+    if (up && folder) stem = saei_folder_length(load->file, folder - 1);
+    size = stem + strlen(name) + 1;
+    path = (char *)saei_alloc(load->ctx, size, 1);
+    if (path) snprintf(path, size, "%.*s%s", (int)stem, load->file, name);
+    return path;
+}
+
+static void saei_config_close(saei_load *load) {
+    saei_free(load->ctx, load->config_path);
+    sae_json_close(load->root);
+    saei_map_close(load->ctx, &load->yaml);
+    load->root = NULL;
+    load->config_name = NULL;
+    load->config_path = NULL;
+}
+
+/* The config file at load->config_path, or sae_load_desc.config. */
+static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
+    if (load->desc.config && yaml) {
+        load->yaml.data = (const unsigned char *)load->desc.config;
+        load->yaml.size = load->desc.config_size;
+        return SAE_OK;
+    }
+    if (load->desc.config)
+        return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
+                               (const char *)load->desc.config, load->desc.config_size,
+                               &load->root);
+    if (!there) return SAE_OK;
+    if (yaml)
+        return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);
+    return saei_json_load(load->ctx, "sae_dictionary_load", load->config_path, &load->root);
+}
+
 /* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
-   `checkpoints`, into root. There need not be one. */
+   `checkpoints`, into root, or yaml by its ending. There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
-    size_t folder = saei_folder_length(load->file, strlen(load->file));
-    size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
-    size_t size = folder + strlen(name) + 1;
+    const size_t folder = saei_folder_length(load->file, strlen(load->file));
+    const size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
     saei_path_kind kind = SAEI_PATH_NONE;
     if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
-    saei_free(load->ctx, load->config_path);
-    sae_json_close(load->root);
-    load->root = NULL;
-    load->config_name = NULL;
-    load->config_path = (char *)saei_alloc(load->ctx, size, 1);
-    if (!load->config_path) return saei_load_no_memory(load);
-    load->config_name = name;
-    snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
-    if (load->desc.config) {
-        SAEI_TRY(saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
-                                 load->desc.config_size, &load->root));
-    } else if (!load->data) {
-        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        if (inside && kind != SAEI_PATH_FILE) {
-            snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+    saei_config_close(load);
+    for (int up = 0; up < 1 + inside && kind != SAEI_PATH_FILE; up++) {
+        saei_free(load->ctx, load->config_path);
+        load->config_path = saei_config_path(load, name, up != 0);
+        if (!load->config_path) return saei_load_no_memory(load);
+        if (!load->data)
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        }
-        if (kind == SAEI_PATH_FILE)
-            SAEI_TRY(saei_json_load(load->ctx, "sae_dictionary_load", load->config_path,
-                                    &load->root));
     }
+    load->config_name = name;
+    SAEI_TRY(saei_config_open(load, saei_ends_with(name, ".yaml"), kind == SAEI_PATH_FILE));
     if (!load->root || load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
+}
+
+/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
+   it has none that fits. */
+static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
+    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
+    const size_t n = strlen(key);
+    for (const char *next; at < end; at = next) {
+        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
+        const char *mark;
+        next = stop ? stop + 1 : end;
+        if (!stop) stop = end;
+        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
+        while (from < stop && (*from == ' ' || *from == '\t')) from++;
+        if (from < stop && (*from == '"' || *from == '\'')) {
+            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
+            if (!mark) return false;
+            stop = mark;
+            from++;
+        } else {
+            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
+                mark++;
+            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
+        }
+        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
+            return false;
+        memcpy(out, from, (size_t)(stop - from));
+        out[stop - from] = 0;
+        return true;
+    }
+    return false;
 }
 
 /* The value of a key; NULL where it is absent or null. */
@@ -13046,6 +15692,19 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
     out[n] = 0;
 }
 
+static void saei_origin_hook_out(sae_origin *o, const char *hook) {
+    if (hook && strcmp(hook, o->hook) != 0)
+        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
+}
+
+/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
+   becomes "blocks.3.hook_resid_post" with between "hook_". */
+static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
+    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
+    else
+        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
+}
+
 /* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
 static int64_t saei_layer_of(const char *place) {
     static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
@@ -13074,9 +15733,21 @@ static void saei_list_name(char list[SAEI_NAMES], const char *name) {
         snprintf(list + at, SAEI_NAMES - at, ", ...");
 }
 
+/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
+static const char *saei_load_prefix(const sae_tensor_file *file) {
+    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
+                                            "_orig_mod.", "module._orig_mod.", "module." };
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        size_t n = strlen(prefixes[p]), i = 0;
+        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
+        if (i && i == file->count) return prefixes[p];
+    }
+    return "";
+}
+
 /* The tensor `key` under the prefix; NULL if there is none. */
 static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
-    char name[64];
+    char name[256];
     snprintf(name, sizeof name, "%s%s", load->prefix, key);
     return sae_tensor_file_find(load->tensors, name);
 }
@@ -13106,6 +15777,8 @@ static bool saei_draft_fits(saei_draft *draft) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
         const sae_tensor *t = sae_tensor_file_get(load->tensors, i);
         bool known = strncmp(t->name, load->prefix, prefix) != 0;
+        known = known || (draft->ignored && strncmp(t->name + prefix, draft->ignored,
+                                                    strlen(draft->ignored)) == 0);
         for (size_t k = 0; k < draft->count; k++) known = known || t == draft->keys[k].tensor;
         if (!known) saei_list_name(draft->besides, t->name + prefix);
     }
@@ -13123,6 +15796,16 @@ static bool saei_is_scalar(const sae_tensor *t) {
     return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
 }
 
+/* All numbers of a vector are 0. */
+static bool saei_is_zero(const sae_tensor *t) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    float v = 0;
+    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
+    return v == 0;
+}
+
 /* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */
 static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) {
     size_t size = sae_dtype_size(t->dtype);
@@ -13138,28 +15821,54 @@ static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) 
     return !negative || !(*out >> (8 * size - 1));
 }
 
-/* The shape that desc asks of a slot: rows 0 for a vector of cols. */
-static void saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t *rows,
-                            uint64_t *cols) {
-    uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
-    *rows = 0;
-    *cols = m;
-    if (slot == SAEI_SLOT_W_ENC) *rows = m, *cols = d;
-    if (slot == SAEI_SLOT_W_ENC_T) *rows = d;
-    if (slot == SAEI_SLOT_W_DEC) *rows = m, *cols = out;
-    if (slot == SAEI_SLOT_W_DEC_T) *rows = out;
-    if (slot == SAEI_SLOT_W_SKIP) *rows = out, *cols = d;
-    if (slot == SAEI_SLOT_W_SKIP_T) *rows = d, *cols = out;
-    if (slot == SAEI_SLOT_B_DEC) *cols = out;
-    if (slot == SAEI_SLOT_THRESHOLD) *cols = 1;
+/* The shape that desc asks of a slot: how many dimensions. */
+static size_t saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t shape[3]) {
+    const uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    const uint64_t layers = saei_layers(desc);
+    uint64_t all[3] = { m, 0, 0 };
+    size_t n = 1;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_GLU: n = 2, all[1] = d; break;
+    case SAEI_SLOT_W_ENC_T:
+    case SAEI_SLOT_W_GLU_T: n = 2, all[0] = d, all[1] = m; break;
+    case SAEI_SLOT_W_DEC: n = 2, all[1] = out; break;
+    case SAEI_SLOT_W_DEC_T: n = 2, all[0] = out, all[1] = m; break;
+    case SAEI_SLOT_W_SKIP: n = 2, all[0] = out, all[1] = d; break;
+    case SAEI_SLOT_W_SKIP_T: n = 2, all[0] = d, all[1] = out; break;
+    case SAEI_SLOT_W_ENC_LDM: n = 3, all[0] = layers, all[1] = d / layers, all[2] = m; break;
+    case SAEI_SLOT_W_DEC_LMD: n = 3, all[0] = layers, all[1] = m, all[2] = out / layers; break;
+    case SAEI_SLOT_W_DEC_MLD: n = 3, all[1] = layers, all[2] = out / layers; break;
+    case SAEI_SLOT_B_ENC_LM: n = 2, all[0] = layers, all[1] = m; break;
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_MEAN_LD: n = 2, all[0] = layers, all[1] = out / layers; break;
+    case SAEI_SLOT_LAYER_SCALE:
+    case SAEI_SLOT_LAYER_THRESHOLD: all[0] = layers; break;
+    case SAEI_SLOT_B_DEC: all[0] = out; break;
+    case SAEI_SLOT_THRESHOLD: all[0] = 1; break;
+    default: break;
+    }
+    memcpy(shape, all, sizeof all);
+    return n;
+}
+
+/* "2,3" */
+static void saei_shape_text(const uint64_t *shape, size_t n, char out[128]) {
+    size_t at = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < n && i < 4; i++)
+        at += (size_t)snprintf(out + at, 128 - at, "%s%llu", i ? "," : "",
+                               (unsigned long long)shape[i]);
 }
 
 /* Type and shape of tensor `key` against the desc. */
 static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
     const sae_tensor *t = draft->keys[key].tensor;
     const saei_slot slot = draft->keys[key].slot;
-    uint64_t rows, cols, span;
-    char got[128] = "", want[32] = "";
+    uint64_t shape[3], all = 1, span = 1;
+    char got[128], want[128];
+    size_t n;
+    bool fits;
     if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
         return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
@@ -13168,20 +15877,19 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
                               "F64",
                               t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
-    saei_slot_shape(&draft->desc, slot, &rows, &cols);
-    if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
-             : t->ndim != 1 || t->shape[0] != cols) {
-        for (size_t i = 0; i < t->ndim && i < 4; i++)
-            snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
-                     (unsigned long long)t->shape[i]);
-        if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(draft->load, SAE_ERR_MISMATCH,
-                              "%s has the shape [%s], must be [%s%llu]", t->name, got, want,
-                              (unsigned long long)cols);
+    n = saei_slot_shape(&draft->desc, slot, shape);
+    fits = t->ndim == n;
+    for (size_t i = 0; fits && i < n; i++) fits = t->shape[i] == shape[i];
+    saei_shape_text(t->shape, t->ndim, got);
+    saei_shape_text(shape, n, want);
+    if (!fits)
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "%s has the shape [%s], must be [%s]",
+                              t->name, got, want);
+    for (size_t i = 0; n > 1 && i < n; i++) {
+        all *= shape[i];
+        span += (shape[i] - 1) * (uint64_t)t->stride[i];
     }
-    if (!rows) return SAE_OK;
-    span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
-    if (rows <= span / cols) return SAE_OK;
+    if (n == 1 || all <= span) return SAE_OK;
     return saei_load_fail(draft->load, SAE_ERR_FORMAT,
                           "entries of %s lie on each other: strides %lld, "
                           "%lld",
@@ -13367,6 +16075,61 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
     return result;
 }
 
+/* Index l of axis `axis` of t, which goes. */
+static saei_file_tensor saei_draft_layer(const sae_tensor *t, size_t axis, size_t l) {
+    saei_file_tensor layer;
+    memset(&layer, 0, sizeof layer);
+    layer.tensor = *t;
+    layer.entry = ((const saei_file_tensor *)(const void *)t)->entry;
+    layer.tensor.data = (const unsigned char *)t->data
+                        + (int64_t)l * t->stride[axis] * (int64_t)sae_dtype_size(t->dtype);
+    layer.tensor.ndim--;
+    for (size_t i = axis; i < layer.tensor.ndim; i++) {
+        layer.tensor.shape[i] = t->shape[i + 1];
+        layer.tensor.stride[i] = t->stride[i + 1];
+    }
+    return layer;
+}
+
+/* b_enc: the sum over the layers. */
+static sae_result saei_draft_sum(const saei_draft *draft, const sae_tensor *t,
+                                 sae_dictionary *dict) {
+    const size_t m = dict->desc.dict_size;
+    float *one = (float *)saei_alloc(dict->ctx, m, sizeof *one);
+    sae_result result = SAE_OK;
+    if (!one)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
+    for (size_t l = 0; l < dict->desc.layers && result == SAE_OK; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, 0, l);
+        result = saei_draft_read(draft, &layer.tensor, 0, false, one, 0);
+        for (size_t i = 0; i < m; i++) dict->b_enc[i] += one[i];
+    }
+    saei_free(dict->ctx, one);
+    return result;
+}
+
+/* A tensor of all layers into its place. */
+static sae_result saei_draft_layers(const saei_draft *draft, size_t key, sae_dictionary *dict) {
+    const sae_tensor *t = draft->keys[key].tensor;
+    const saei_slot slot = draft->keys[key].slot;
+    const size_t d = dict->desc.activation_dim / dict->desc.layers;
+    const size_t out = saei_output_dim(&dict->desc) / dict->desc.layers;
+    if (slot == SAEI_SLOT_B_ENC_LM) return saei_draft_sum(draft, t, dict);
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, slot == SAEI_SLOT_W_DEC_MLD, l);
+        if (slot == SAEI_SLOT_W_ENC_LDM)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 1, true, dict->W_enc + l * d, dict->ld));
+        else if (slot == SAEI_SLOT_B_DEC_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->b_dec + l * out, 0));
+        else if (slot == SAEI_SLOT_MEAN_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->mean + l * d, 0));
+        else
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 0, false, dict->W_dec + l * out,
+                                     dict->ld_out));
+    }
+    return SAE_OK;
+}
+
 /* Tensor `key` into its place. */
 static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
     const sae_tensor *t = draft->keys[key].tensor;
@@ -13379,12 +16142,24 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, 1, true, dict->W_dec, ld_out);
     case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, -1, false, dict->W_skip, ld);
     case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, -1, true, dict->W_skip, ld);
+    case SAEI_SLOT_W_GLU: return saei_draft_read(draft, t, 0, false, dict->W_glu, ld);
+    case SAEI_SLOT_W_GLU_T: return saei_draft_read(draft, t, 1, true, dict->W_glu, ld);
     case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, 0, false, dict->b_enc, 0);
+    case SAEI_SLOT_B_GLU: return saei_draft_read(draft, t, 0, false, dict->b_glu, 0);
     case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, 0, false, dict->aux0, 0);
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
+    case SAEI_SLOT_LAYER_SCALE: return saei_draft_read(draft, t, -1, false, dict->scale, 0);
+    case SAEI_SLOT_LAYER_THRESHOLD:
+        return saei_draft_read(draft, t, -1, false, dict->thresholds, 0);
     case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
+    case SAEI_SLOT_W_ENC_LDM:
+    case SAEI_SLOT_W_DEC_LMD:
+    case SAEI_SLOT_W_DEC_MLD:
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_B_ENC_LM:
+    case SAEI_SLOT_MEAN_LD: return saei_draft_layers(draft, key, dict);
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -13408,12 +16183,13 @@ static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
     end = load->desc.num_latents && load->desc.num_latents < m - first
               ? first + load->desc.num_latents : m;
     if (end - first == m) return SAE_OK;
-    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX)
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX
+        || desc->arch == SAE_ARCH_MATCHING_PURSUIT)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
                               "latents: %s needs them all", end - first, m,
-                              desc->activation ? "group max" : "IdentityDict");
+                              desc->activation ? "group max" : sae_arch_name(desc->arch));
     draft->part = desc->dict_size = end - first;
-    desc->k = saei_min(desc->k, desc->dict_size);
+    desc->k = saei_min(desc->k, desc->over_layers ? saei_num_codes(desc) : desc->dict_size);
     for (size_t g = 0; g < desc->num_groups; g++) {
         size_t low = saei_max(begin, first), high = saei_min(begin + desc->group_sizes[g], end);
         begin += desc->group_sizes[g];
@@ -13438,9 +16214,12 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
-        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T)
+        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_ENC_LDM)
+            dict->origin.dtype = draft->keys[k].tensor->dtype;
+        if (!dict->origin.dtype && slot == SAEI_SLOT_W_DEC) /* there is no encoder */
             dict->origin.dtype = draft->keys[k].tensor->dtype;
     }
+    saei_gate_update(dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;
@@ -13538,8 +16317,7 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
         t->shape[0] = desc->num_groups;
         t->data = groups;
         break;
-    case SAEI_SLOT_SCALE:
-    case SAEI_SLOT_NOTHING: break;
+    default: break;
     }
     return SAE_OK;
 }
@@ -13611,6 +16389,35 @@ static sae_result saei_export_refused(const saei_export *e, const char *why) {
 }
 
 #define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
+
+/* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
+   leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
+static void saei_export_ungate(saei_export *e) {
+    sae_dictionary *dict = e->dict;
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "thresholds of p times the decoder's norm become those of p");
+        for (size_t i = 0; i < dict->desc.dict_size; i++) {
+            float theta = dict->gate[i] > 0 ? dict->aux0[i] / dict->gate[i] : FLT_MAX;
+            dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
+        }
+    } else {
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved "
+                  "into the encoder: latents are multiplied by them");
+        saei_fold_decoder_rescale(dict);
+    }
+    dict->desc.gate = SAE_GATE_NONE;
+    dict->gate = NULL;
+}
+
+/* What no other program's dictionaries of one place have. */
+static sae_result saei_export_one_place(saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
+    if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
+    if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
+    if (h->gate) saei_export_ungate(e);
+    return SAE_OK;
+}
 
 /* b_dec into the encoder's input, or out of it, at the cost of its biases:
    W (x - b_dec) + b = W x + (b - W b_dec). */
@@ -13705,7 +16512,7 @@ static void saei_export_made_by(const saei_export *e, saei_text *t) {
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        const char *name = sae_tensor_file_get(load->tensors, i)->name + strlen(load->prefix);
         if (strncmp(name, "ae.", 3) == 0) name += 3;
         for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
             for (size_t k = 0; k < saei_layouts[a].count; k++)
@@ -13920,6 +16727,8 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     const sae_json *layer = saei_config_value(load->config, "layer");
     const sae_json *buffer = sae_json_get(load->root, "buffer");
     const sae_json *context = saei_config_value(buffer, "ctx_len");
+    const sae_json *own = sae_json_get(load->root, "sae.h"), *head = saei_config_value(own, "head");
+    const sae_json *bos = saei_config_value(own, "prepend_bos");
     saei_origin_text(origin->class_name, sizeof origin->class_name, sae_arch_name(dict->desc.arch));
     saei_origin_text(origin->model, sizeof origin->model,
                      saei_config_text(load->config, "lm_name"));
@@ -13928,6 +16737,9 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
     if (context && context->is_integer && context->number > 0)
         origin->context_size = (size_t)context->number;
+    origin->one_head = head && head->is_integer && head->number >= 0;
+    if (origin->one_head) origin->head = (size_t)head->number;
+    if (bos && bos->type == SAE_JSON_BOOL) origin->prepend_bos = bos->number != 0 ? 1 : -1;
 }
 
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
@@ -13969,6 +16781,8 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_export_refused(e, "matching pursuit");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
@@ -14058,7 +16872,8 @@ static const struct {
     { "transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
     { "skip_transcoder", SAE_ARCH_STANDARD_NEW, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP },
     { "jumprelu_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_TRANSCODER },
-    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP }
+    { "jumprelu_skip_transcoder", SAE_ARCH_JUMP_RELU, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SKIP },
+    { "matching_pursuit", SAE_ARCH_MATCHING_PURSUIT, SAE_ACTIVATION_POSITIVE, SAEI_LENS_SAE }
 };
 enum { SAEI_NUM_LENS_ARCHS = sizeof saei_lens_archs / sizeof saei_lens_archs[0] };
 
@@ -14067,6 +16882,7 @@ typedef struct saei_lens_cfg {
     size_t arch; /* in the table */
     bool flat;   /* of before 6.0, or read as such: without a version */
     bool rescale, scaled; /* rescale_acts_by_decoder_norm, finetuning_scaling_factor */
+    bool no_b_dec; /* apply_b_dec_to_input is false */
     const sae_json *meta;
 } saei_lens_cfg;
 
@@ -14084,11 +16900,18 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     cfg->flat = !version || (version[0] < '6' && (version[1] == '.' || !version[0]));
     name = saei_config_text(load->root, "architecture");
     if (cfg->flat) {
+        bool top_k;
         activation = saei_config_text(load->root, "activation_fn_str");
         if (!activation) activation = saei_config_text(load->root, "activation_fn");
-        if (activation && strcmp(activation, "topk") == 0 && saei_config_value(kwargs, "k"))
-            name = "topk";
+        top_k = activation && strcmp(activation, "topk") == 0;
+        if (activation && !top_k && strcmp(activation, "relu") != 0)
+            return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation_fn in cfg.json is %s, "
+                                  "allowed are relu, topk", saei_quote(activation, quoted));
+        if (top_k && saei_config_value(kwargs, "k")) name = "topk";
         else if (!name) name = "standard";
+        if (top_k && strcmp(name, "standard") == 0)
+            return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation_fn in cfg.json is topk, "
+                                  "and activation_fn_kwargs does not say k");
     }
     for (size_t i = 0; name && i < SAEI_NUM_LENS_ARCHS; i++)
         if (strcmp(name, saei_lens_archs[i].name) == 0) {
@@ -14098,7 +16921,56 @@ static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
     return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in cfg.json is %s, allowed are "
                           "standard, topk, abstopk, gated, jumprelu, batchtopk, "
                           "matryoshka_batchtopk, transcoder, skip_transcoder, jumprelu_transcoder, "
-                          "jumprelu_skip_transcoder", name ? saei_quote(name, quoted) : "missing");
+                          "jumprelu_skip_transcoder, matching_pursuit",
+                          name ? saei_quote(name, quoted) : "missing");
+}
+
+/* What activation_scaler.json, beside a checkpoint of SAELens' trainer, says of its input. */
+static sae_result saei_lens_scaler(const saei_load *load, bool *there, double *factor,
+                                   bool *whitened) {
+    char *path = saei_config_path(load, "activation_scaler.json", false);
+    saei_path_kind kind = SAEI_PATH_NONE;
+    const sae_json *v;
+    sae_json *root = NULL;
+    sae_result result = path ? SAE_OK : saei_load_no_memory(load);
+    *there = *whitened = false;
+    *factor = 0;
+    if (result == SAE_OK && !load->data)
+        result = saei_path_find(load->ctx, "sae_dictionary_load", path, &kind);
+    if (result == SAE_OK && kind == SAEI_PATH_FILE)
+        result = saei_json_load(load->ctx, "sae_dictionary_load", path, &root);
+    v = saei_config_value(root, "scaling_factor");
+    if (v && v->type == SAE_JSON_NUMBER) *factor = v->number;
+    v = saei_config_value(root, "has_whitening");
+    *whitened = v && v->type == SAE_JSON_BOOL && v->number != 0;
+    *there = root != NULL;
+    sae_json_close(root);
+    saei_free(load->ctx, path);
+    return result;
+}
+
+/* A norm that SAELens' trainer folds into the weights at the end, and its loaders do not know:
+   whether that has been done only activation_scaler.json can tell. */
+static sae_result saei_lens_folded(const saei_load *load, const char *norm) {
+    bool there, whitened;
+    double factor;
+    SAEI_TRY(saei_lens_scaler(load, &there, &factor, &whitened));
+    if (load->desc.input_scale > 0) return SAE_OK;
+    if (whitened)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+                 "beside it says that in training x was whitened (activation_whitening."
+                 "safetensors): the weights are for such x, and x is taken as it is", load->file);
+    else if (factor > 0 && factor != 1)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+                 "beside it says that in training x was multiplied by %.9g: the weights are for "
+                 "such x, and x is taken as it is, as SAELens does; sae_load_desc.input_scale %.9g "
+                 "folds it in", load->file, factor, factor);
+    else if (!there)
+        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations is "
+                 "%s, and nothing tells whether that was folded into the weights: x is taken as it "
+                 "is; if they are for x times a factor, give it as sae_load_desc.input_scale",
+                 load->config_path, norm);
+    return SAE_OK;
 }
 
 static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg,
@@ -14106,19 +16978,17 @@ static sae_result saei_lens_norm(const saei_load *load, const saei_lens_cfg *cfg
     const sae_json *v = sae_json_get(load->root, "normalize_activations");
     bool none = v && v->type == SAE_JSON_NULL;
     *out = SAE_INPUT_NORM_NONE;
-    if (!v || (cfg->flat && (none || v->type == SAE_JSON_BOOL))) return SAE_OK;
+    if (!v || (cfg->flat && none)) return SAE_OK;
+    if (cfg->flat && v->type == SAE_JSON_BOOL)
+        return v->number != 0 ? saei_lens_folded(load, "true") : SAE_OK;
     if (v->type == SAE_JSON_STRING) {
         if (strcmp(v->string, "none") == 0) return SAE_OK;
         if (strcmp(v->string, "constant_norm_rescale") == 0) *out = SAE_INPUT_NORM_CONSTANT;
         if (strcmp(v->string, "layer_norm") == 0) *out = SAE_INPUT_NORM_LAYER;
         if (*out) return SAE_OK;
         if (strcmp(v->string, "expected_average_only_in") == 0
-            || strcmp(v->string, "covariance_whitening") == 0) {
-            saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations "
-                     "is %s, which SAELens folds into the weights before it saves them: x is taken "
-                     "as it is", load->config_path, v->string);
-            return SAE_OK;
-        }
+            || strcmp(v->string, "covariance_whitening") == 0)
+            return saei_lens_folded(load, v->string);
     }
     return saei_config_refused(load, "normalize_activations", v, "none, layer_norm, "
                                "constant_norm_rescale, expected_average_only_in, "
@@ -14174,6 +17044,24 @@ static sae_result saei_lens_dtype(const saei_load *load) {
     return saei_config_refused(load, "dtype", v, "float32, float16, bfloat16, float64");
 }
 
+/* Of matching_pursuit. */
+static sae_result saei_lens_pursuit(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *least = saei_config_value(load->root, "residual_threshold");
+    bool stop = true;
+    desc->no_b_dec_subtraction = false; /* without apply_b_dec_to_input there is no b_dec at all */
+    if (least && (least->type != SAE_JSON_NUMBER || !(fabs(least->number) <= FLT_MAX)))
+        return saei_config_refused(load, "residual_threshold", least, "a number");
+    desc->residual_threshold = !least ? 1e-2 : least->number > 0 ? least->number : 0;
+    if (saei_config_value(load->root, "max_iterations"))
+        SAEI_TRY(saei_config_required(load, "max_iterations", &desc->max_iterations));
+    SAEI_TRY(saei_config_bool(load, "stop_on_duplicate_support", &stop));
+    desc->repeats = !stop;
+    if (desc->input_norm)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "normalize_activations in cfg.json is not "
+                              "none, which is all that is known with matching_pursuit");
+    return SAE_OK;
+}
+
 static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
                                  sae_dictionary_desc *desc) {
     bool subtract = true;
@@ -14201,6 +17089,8 @@ static sae_result saei_lens_desc(const saei_load *load, saei_lens_cfg *cfg,
         desc->output_normalized = desc->input_norm != SAE_INPUT_NORM_NONE;
         desc->skip = kind == SAEI_LENS_SKIP;
     }
+    cfg->no_b_dec = !subtract;
+    if (desc->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_lens_pursuit(load, desc);
     if (!saei_arch_selects(desc->arch)) return SAE_OK;
     cfg->rescale = desc->arch != SAE_ARCH_TOP_K; /* the defaults of SAELens' classes */
     SAEI_TRY(saei_config_bool(load, "rescale_acts_by_decoder_norm", &cfg->rescale));
@@ -14237,9 +17127,11 @@ static sae_result saei_lens_scale(saei_draft *draft, bool scaled) {
 
 static void saei_lens_keys(saei_draft *draft) {
     sae_arch arch = draft->desc.arch;
-    bool gated = arch == SAE_ARCH_GATED;
-    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(draft, gated ? "b_gate" : "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    bool gated = arch == SAE_ARCH_GATED, tied = arch == SAE_ARCH_MATCHING_PURSUIT;
+    if (!tied) saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    if (!tied)
+        saei_draft_must(draft, gated ? "b_gate" : "b_enc", SAEI_SLOT_B_ENC, NULL,
+                        SAEI_SLOT_NOTHING);
     saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     if (gated) {
@@ -14255,6 +17147,57 @@ static void saei_lens_keys(saei_draft *draft) {
     saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
 }
 
+/* Of model_from_pretrained_kwargs those that change what the model's places give. */
+static const char *const saei_lens_options[] = { "center_writing_weights", "fold_value_biases" };
+
+/* seqpos_slice: the arguments of Python's slice(), [end], [first, end] or [first, end, step]. */
+static sae_result saei_lens_positions(const saei_load *load, const sae_json *v, sae_origin *o) {
+    const sae_json *at = v && v->type == SAE_JSON_ARRAY ? sae_json_first(v) : NULL;
+    int64_t given[3], unset[] = { 0, INT64_MAX, 1 };
+    size_t count = 0;
+    for (; at && count < 3; at = sae_json_next(at), count++) {
+        bool whole = at->type == SAE_JSON_NUMBER && at->is_integer && at->number <= INT32_MAX
+                     && at->number >= (count < 2 ? INT32_MIN : 1);
+        if (at->type == SAE_JSON_NULL) given[count] = unset[sae_json_count(v) == 1 ? 1 : count];
+        else if (whole) given[count] = (int64_t)at->number;
+        else break;
+    }
+    if (v && (v->type != SAE_JSON_ARRAY || at || !count))
+        return saei_config_refused(load, "seqpos_slice", v, "a list of one to three whole numbers "
+                                   "or null, the step from 1");
+    if (!v) return SAE_OK;
+    memcpy(o->positions, unset, sizeof unset);
+    if (count == 1) o->positions[1] = given[0];
+    else memcpy(o->positions, given, count * sizeof *given);
+    if (memcmp(o->positions, unset, sizeof unset) == 0) memset(o->positions, 0, sizeof unset);
+    return SAE_OK;
+}
+
+/* What cfg.json says of the dictionary's use. */
+static sae_result saei_lens_use(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
+    const sae_json *kwargs = sae_json_get(cfg->meta, "model_from_pretrained_kwargs");
+    const sae_json *head = saei_config_value(cfg->meta, "hook_head_index");
+    const sae_json *bos = saei_config_value(cfg->meta, "prepend_bos");
+    const sae_json *special = saei_config_value(cfg->meta, "exclude_special_tokens"), *v;
+    if (!head) head = saei_config_value(cfg->meta, "hook_point_head_index");
+    if (head && (head->type != SAE_JSON_NUMBER || !head->is_integer || head->number < 0
+                 || head->number > INT32_MAX))
+        return saei_config_refused(load, "hook_head_index", head, "a whole number");
+    if (head) o->one_head = true, o->head = (size_t)head->number;
+    if (bos && bos->type != SAE_JSON_BOOL)
+        return saei_config_refused(load, "prepend_bos", bos, "true or false");
+    o->prepend_bos = bos ? (bos->number != 0 ? 1 : -1) : cfg->flat ? 1 : 0;
+    o->no_special = special && (special->type == SAE_JSON_ARRAY ? sae_json_count(special) > 0
+                                                                : special->number != 0);
+    for (size_t i = 0; i < 2; i++) {
+        v = sae_json_get(kwargs, saei_lens_options[i]);
+        if (v && v->type == SAE_JSON_BOOL && v->number != 0)
+            snprintf(o->model_options + strlen(o->model_options), 40, "%s%s",
+                     *o->model_options ? ", " : "", saei_lens_options[i]);
+    }
+    return saei_lens_positions(load, saei_config_value(cfg->meta, "seqpos_slice"), o);
+}
+
 static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sae_origin *o) {
     const sae_json *layer = saei_config_value(load->root, "hook_layer");
     const sae_json *context = saei_config_value(cfg->meta, "context_size");
@@ -14266,6 +17209,7 @@ static void saei_lens_origin(const saei_load *load, const saei_lens_cfg *cfg, sa
     saei_origin_text(o->class_name, sizeof o->class_name, saei_lens_archs[cfg->arch].name);
     saei_origin_text(o->model, sizeof o->model, saei_config_text(cfg->meta, "model_name"));
     saei_origin_text(o->hook, sizeof o->hook, hook);
+    saei_origin_hook_out(o, saei_config_text(cfg->meta, "hook_name_out"));
     saei_origin_text(o->dataset, sizeof o->dataset, saei_config_text(cfg->meta, "dataset_path"));
     saei_origin_text(o->version, sizeof o->version, version);
     o->layer = layer && layer->is_integer ? (int64_t)layer->number : saei_layer_of(hook);
@@ -14277,6 +17221,7 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     saei_lens_cfg cfg;
     saei_draft draft;
     sae_dictionary *dict;
+    sae_result result;
     memset(&cfg, 0, sizeof cfg);
     memset(&draft, 0, sizeof draft);
     draft.load = load;
@@ -14292,11 +17237,15 @@ static sae_result saei_lens_read(saei_load *load, sae_dictionary **out) {
     if (dict->desc.arch == SAE_ARCH_JUMP_RELU && !saei_load_find(load, "threshold"))
         for (size_t i = 0; i < dict->desc.dict_size; i++)
             dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
-    if (cfg.rescale) saei_fold_decoder_norms(dict);
+    if (cfg.rescale) saei_fold_decoder_rescale(dict); /* p times the norm */
+    if (dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT && cfg.no_b_dec)
+        memset(dict->b_dec, 0, dict->ld_out * sizeof *dict->b_dec);
     if (saei_arch_selects(dict->desc.arch)) dict->rule = SAE_RULE_TOP_K; /* also over the batch */
     saei_lens_origin(load, &cfg, &dict->origin);
-    *out = dict;
-    return SAE_OK;
+    result = saei_lens_use(load, &cfg, &dict->origin);
+    if (result == SAE_OK) *out = dict;
+    else sae_dictionary_destroy(dict);
+    return result;
 }
 
 /* ---- writing ---- */
@@ -14311,6 +17260,7 @@ static sae_result saei_export_lens_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     bool batch = h->arch == SAE_ARCH_BATCH_TOP_K || h->arch == SAE_ARCH_MATRYOSHKA;
     if (h->arch == SAE_ARCH_IDENTITY) return saei_export_refused(e, "identity");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");
     if (h->activation == SAE_ACTIVATION_SIGNED)
         return saei_export_refused(e, "latents below 0 but those of abstopk");
@@ -14333,6 +17283,7 @@ static sae_result saei_export_lens_fit(saei_export *e) {
 
 static const char *saei_export_lens_arch(const saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return "matching_pursuit";
     bool jump = h->arch == SAE_ARCH_JUMP_RELU, norm = h->input_norm && !h->output_normalized;
     if (h->arch == SAE_ARCH_TOP_K) return h->activation ? "abstopk" : "topk";
     if (h->arch == SAE_ARCH_GATED) return "gated";
@@ -14354,6 +17305,26 @@ static void saei_export_lens_hook(const saei_export *e, char *out, size_t size) 
                   mlp ? "mlp_out" : strstr(hook, "attn") ? "attn_out" : "resid_post");
 }
 
+/* What saei_lens_use reads. */
+static void saei_export_lens_use(const saei_export *e, saei_text *t) {
+    const sae_origin *o = &e->origin;
+    const int64_t *at = o->positions;
+    if (*o->hook_out) {
+        saei_text_add(t, ", ");
+        saei_export_pair(t, "hook_name_out", o->hook_out);
+    }
+    if (o->one_head) saei_text_add(t, ", \"hook_head_index\": %zu, ", o->head);
+    else saei_text_add(t, ", \"hook_head_index\": null, ");
+    if (o->context_size) saei_text_add(t, "\"context_size\": %zu, ", o->context_size);
+    if (o->prepend_bos)
+        saei_text_add(t, "\"prepend_bos\": %s, ", o->prepend_bos > 0 ? "true" : "false");
+    if (o->no_special) saei_text_add(t, "\"exclude_special_tokens\": true, ");
+    if (!at[2]) return;
+    saei_text_add(t, "\"seqpos_slice\": [%lld, ", (long long)at[0]);
+    if (at[1] == INT64_MAX) saei_text_add(t, "null, %lld], ", (long long)at[2]);
+    else saei_text_add(t, "%lld, %lld], ", (long long)at[1], (long long)at[2]);
+}
+
 static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
     static const char *const norms[] = { "none", "constant_norm_rescale", "layer_norm" };
     const sae_dictionary_desc *h = &e->dict->desc;
@@ -14367,20 +17338,29 @@ static sae_result saei_export_lens_cfg(const saei_export *e, const char *arch) {
                   "\"dtype\": \"float32\", \"device\": \"cpu\", "
                   "\"apply_b_dec_to_input\": %s, \"normalize_activations\": \"%s\", "
                   "\"reshape_activations\": \"%s\", ", arch, h->activation_dim, h->dict_size,
-                  saei_subtracts(h) ? "true" : "false", norms[h->input_norm],
+                  saei_subtracts(h) || h->arch == SAE_ARCH_MATCHING_PURSUIT ? "true" : "false",
+                  norms[h->input_norm],
                   saei_ends_with(hook, "hook_z") ? "hook_z" : "none");
     if (h->k)
         saei_text_add(&t, "\"k\": %zu, \"rescale_acts_by_decoder_norm\": false, ", h->k);
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT)
+        saei_text_add(&t, "\"residual_threshold\": %.17g, \"stop_on_duplicate_support\": %s, "
+                      "\"max_iterations\": %zu, ", h->residual_threshold,
+                      h->repeats ? "false" : "true",
+                      h->max_iterations ? h->max_iterations : h->activation_dim);
     if (strstr(arch, "transcoder")) saei_text_add(&t, "\"d_out\": %zu, ", h->output_dim);
     saei_text_add(&t, "\"metadata\": {\"sae_lens_version\": \"6.0.0\", "
                   "\"sae_lens_training_version\": null, ");
     saei_export_pair(&t, "model_name", saei_path_base(o->model));
     saei_text_add(&t, ", ");
     saei_export_pair(&t, "hook_name", hook);
-    saei_text_add(&t, ", \"hook_head_index\": null, ");
-    if (o->context_size) saei_text_add(&t, "\"context_size\": %zu, ", o->context_size);
+    saei_export_lens_use(e, &t);
     saei_export_pair(&t, "dataset_path", o->dataset);
-    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {}, ");
+    saei_text_add(&t, ", \"model_from_pretrained_kwargs\": {");
+    for (size_t i = 0, n = 0; i < 2; i++)
+        if (strstr(o->model_options, saei_lens_options[i]))
+            saei_text_add(&t, "%s\"%s\": true", n++ ? ", " : "", saei_lens_options[i]);
+    saei_text_add(&t, "}, ");
     saei_export_made_by(e, &t);
     saei_text_add(&t, "}}\n");
     return saei_export_text(e, "cfg.json", &t);
@@ -14392,8 +17372,10 @@ static sae_result saei_export_lens(saei_export *e) {
     bool gated = h->arch == SAE_ARCH_GATED;
     saei_key keys[SAEI_MAX_KEYS];
     size_t count = 0;
-    keys[count].name = "W_enc", keys[count++].slot = SAEI_SLOT_W_ENC_T;
-    keys[count].name = gated ? "b_gate" : "b_enc", keys[count++].slot = SAEI_SLOT_B_ENC;
+    if (h->arch != SAE_ARCH_MATCHING_PURSUIT) {
+        keys[count].name = "W_enc", keys[count++].slot = SAEI_SLOT_W_ENC_T;
+        keys[count].name = gated ? "b_gate" : "b_enc", keys[count++].slot = SAEI_SLOT_B_ENC;
+    }
     keys[count].name = "W_dec", keys[count++].slot = SAEI_SLOT_W_DEC;
     keys[count].name = "b_dec", keys[count++].slot = SAEI_SLOT_B_DEC;
     if (gated) {
@@ -14472,6 +17454,27 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     return SAE_OK;
 }
 
+/* A layer of clt-training alone (n_targets 0) has a post-encoder, nothing where it is 0. */
+static sae_result saei_sparsify_post(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    const sae_tensor *post = saei_draft_may(draft, "post_enc", SAEI_SLOT_NOTHING);
+    size_t targets = 0;
+    bool scaled = false, normalized = false;
+    SAEI_TRY(saei_config_size(load, "n_targets", &targets));
+    SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &scaled));
+    SAEI_TRY(saei_config_bool(load, "normalize_io", &normalized));
+    if (targets)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of "
+                              "clt-training's cross-layer transcoder (n_targets in cfg.json is "
+                              "%zu), which sae_clt_open opens by the folder above", targets);
+    if (scaled || normalized || (post && (post->ndim != 1 || !sae_dtype_size(post->dtype)
+                                          || !saei_is_zero(post))))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with a "
+                              "post-encoder or norms (post_enc, post_encoder_scale, normalize_io), "
+                              "which sae_clt_open opens");
+    return SAE_OK;
+}
+
 static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     saei_draft draft;
     sae_dictionary *dict;
@@ -14490,6 +17493,7 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     if (draft.desc.skip)
         saei_draft_must(&draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    SAEI_TRY(saei_sparsify_post(&draft));
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a SparseCoder");
     SAEI_TRY(saei_draft_make(&draft, &dict));
     while (end > 0 && (saei_is_separator(load->file[end - 1])
@@ -14514,6 +17518,7 @@ static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->arch != SAE_ARCH_TOP_K || e->dict->rule != SAE_RULE_TOP_K)
         return saei_export_refused(e, "latents but the k largest of a row and group max");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->activation == SAE_ACTIVATION_SIGNED || h->activation == SAE_ACTIVATION_MAGNITUDE)
         return saei_export_refused(e, "latents below 0");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
@@ -14549,9 +17554,7 @@ static sae_result saei_export_sparsify(saei_export *e) {
     return saei_export_text(e, "cfg.json", &t);
 }
 
-/* ==== >>files: Gemma Scope, Llama Scope, openai ===================== src/formats/others.h ==== */
-
-/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
+/* ==== >>files: Gemma Scope, Gemma Scope 2 ====================== src/formats/gemma_scope.h ==== */
 
 static bool saei_gemma_probe(const saei_load *load) {
     return strcmp(load->tensors->ending, ".npz") == 0 && saei_load_find(load, "threshold")
@@ -14577,6 +17580,24 @@ static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
     return saei_draft_sizes(draft);
 }
 
+/* A folder of that name on the way to the file. */
+static bool saei_path_passes(const char *path, const char *name) {
+    const size_t n = strlen(name);
+    for (const char *at = path; (at = strstr(at, name)) != NULL; at++)
+        if ((at == path || saei_is_separator(at[-1])) && saei_is_separator(at[n])) return true;
+    return false;
+}
+
+/* Those of embeddings were trained on what the model multiplies by sqrt(d) before its first block:
+   W_enc / sqrt(d) and W_dec sqrt(d) are for the model's own. Only the folder's name says so. */
+static void saei_gemma_embedding(sae_dictionary *dict) {
+    const float root = (float)sqrt((double)dict->desc.activation_dim);
+    const saei_kernels *kernels = dict->ctx->kernels;
+    const size_t m = dict->desc.dict_size;
+    kernels->divide(m * dict->ld, dict->W_enc, root, dict->W_enc);
+    kernels->scale(m * dict->ld_out, root, dict->W_dec, dict->W_dec);
+}
+
 static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
     saei_draft draft;
     memset(&draft, 0, sizeof draft);
@@ -14584,6 +17605,7 @@ static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
     SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
     SAEI_TRY(saei_lens_scale(&draft, false));
     SAEI_TRY(saei_draft_make(&draft, out));
+    if (saei_path_passes(load->file, "embedding") && !load->desc.raw) saei_gemma_embedding(*out);
     saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
     (*out)->origin.layer = saei_layer_of(load->path);
     return SAE_OK;
@@ -14627,16 +17649,22 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
     saei_origin_text(o->class_name, sizeof o->class_name, class_name);
     saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
     saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    saei_origin_hook_out(o, saei_config_text(load->root, "hf_hook_point_out"));
     o->layer = saei_layer_of(o->hook);
     return SAE_OK;
 }
 
+/* ==== >>files: Llama Scope, Llamascopium ====================== src/formats/llamascopium.h ==== */
+/* lm-saes, later called Llamascopium. Of a row x, y = s_in x:
+     p = y W_E + b_E [times sigmoid(y W_E_glu + b_E_glu)];  x_hat = (f W_D + b_D) / s_out
+   The factors are folded into the weights; codes are in the program's units. */
+
 typedef struct saei_scale_job {
     sae_dictionary *dict;
-    float s;
+    float in, out;
 } saei_scale_job;
 
-static void saei_input_scale_part(void *arg, size_t part) {
+static void saei_scale_part(void *arg, size_t part) {
     const saei_scale_job *job = (const saei_scale_job *)arg;
     const sae_dictionary *dict = job->dict;
     const saei_kernels *kernels = dict->ctx->kernels;
@@ -14644,73 +17672,345 @@ static void saei_input_scale_part(void *arg, size_t part) {
     size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
     for (; i < end; i++) {
         float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->s, enc, enc);
-        kernels->divide(dict->ld_out, dec, job->s, dec);
+        kernels->scale(dict->ld, job->in, enc, enc);
+        if (dict->W_glu)
+            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
+                           dict->W_glu + i * dict->ld);
+        kernels->divide(dict->ld_out, dec, job->out, dec);
     }
 }
 
-/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
-static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    saei_scale_job job = { dict, s };
-    saei_each_latent(dict, saei_input_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
+/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
+   them plain. f stays. */
+static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
+    saei_scale_job job = { dict, in, out };
+    saei_each_latent(dict, saei_scale_part, &job);
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
+    saei_gate_update(dict);
 }
+
+/* What the configs of all versions say. */
+typedef struct saei_scopium {
+    const char *act;
+    bool norm_gate; /* sparsity_include_decoder_norm */
+    bool decoder_bias, glu, subtract, over_layers;
+    bool dataset;   /* norm_activation dataset-wise: the factors lie somewhere */
+    const char *in, *out; /* hooks */
+} saei_scopium; /* over_layers: act is one of those that choose over all layers */
+
+static sae_result saei_scopium_config(const saei_load *load, sae_dictionary_desc *desc,
+                                      saei_scopium *s) {
+    const sae_json *act = saei_config_value(load->config, "act_fn");
+    const sae_json *norm = saei_config_value(load->config, "norm_activation");
+    const char *way = norm && norm->type == SAE_JSON_STRING ? norm->string : "";
+    s->norm_gate = s->decoder_bias = true;
+    s->act = act && act->type == SAE_JSON_STRING ? act->string : act ? "" : "relu";
+    s->in = saei_config_text(load->config, "hook_point_in");
+    s->out = saei_config_text(load->config, "hook_point_out");
+    if (!s->in) s->in = "";
+    if (!s->out) s->out = s->in;
+    SAEI_TRY(saei_config_bool(load, "sparsity_include_decoder_norm", &s->norm_gate));
+    SAEI_TRY(saei_config_bool(load, "use_decoder_bias", &s->decoder_bias));
+    SAEI_TRY(saei_config_bool(load, "use_glu_encoder", &s->glu));
+    SAEI_TRY(saei_config_bool(load, "apply_decoder_bias_to_pre_encoder", &s->subtract));
+    desc->glu = s->glu;
+    if (strcmp(s->act, "relu") == 0) desc->arch = SAE_ARCH_STANDARD_NEW;
+    else if (strcmp(s->act, "jumprelu") == 0) desc->arch = SAE_ARCH_JUMP_RELU;
+    else if (strcmp(s->act, s->over_layers ? "layertopk" : "topk") == 0)
+        desc->arch = SAE_ARCH_TOP_K;
+    else if (strcmp(s->act, s->over_layers ? "batchlayertopk" : "batchtopk") == 0)
+        desc->arch = SAE_ARCH_BATCH_TOP_K;
+    else return saei_config_refused(load, "act_fn", act, "relu, jumprelu, topk, batchtopk");
+    if (s->norm_gate && desc->arch != SAE_ARCH_STANDARD_NEW) desc->gate = SAE_GATE_NORM;
+    s->dataset = strcmp(way, "dataset-wise") == 0;
+    if (strcmp(way, "token-wise") == 0) desc->input_norm = SAE_INPUT_NORM_CONSTANT;
+    else if (strcmp(way, "batch-wise") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in %s is batch-wise: "
+                              "results would depend on the other rows of a batch",
+                              load->config_name);
+    else if (norm && !s->dataset && strcmp(way, "inference") != 0)
+        return saei_config_refused(load, "norm_activation", norm, "dataset-wise, token-wise, "
+                                   "inference");
+    if (!saei_arch_selects(desc->arch)) return SAE_OK;
+    desc->no_b_dec_subtraction = true;
+    return saei_config_required(load, "top_k", &desc->k);
+}
+
+/* The factor sqrt(d) / norm. */
+static sae_result saei_scopium_factor(const saei_load *load, double norm, size_t d,
+                                      const char *what, float *out) {
+    double s = sqrt((double)d) / norm;
+    if (!(norm > 0) || !(norm <= FLT_MAX) || !(s <= FLT_MAX) || !((float)s > 0))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "%s is %g, allowed are numbers above 0", what,
+                              norm);
+    *out = (float)s;
+    return SAE_OK;
+}
+
+/* b_dec in the encoder's input, if the config says so: its share goes into the biases. */
+static void saei_scopium_centre(const saei_scopium *s, sae_dictionary *dict) {
+    for (size_t i = 0; s->subtract && i < dict->desc.dict_size; i++) {
+        double shift[2] = { 0, 0 };
+        for (size_t c = 0; c < dict->desc.activation_dim; c++) {
+            size_t at = i * dict->ld + c;
+            shift[0] += (double)dict->W_enc[at] * (double)dict->b_dec[c];
+            if (dict->W_glu) shift[1] += (double)dict->W_glu[at] * (double)dict->b_dec[c];
+        }
+        dict->b_enc[i] = (float)((double)dict->b_enc[i] - shift[0]);
+        if (dict->W_glu) dict->b_glu[i] = (float)((double)dict->b_glu[i] - shift[1]);
+    }
+}
+
+/* ---- Llama Scope: hyperparams.json ---- */
 
 static bool saei_llama_probe(const saei_load *load) {
     return saei_config_value(load->root, "jump_relu_threshold")
            && saei_load_find(load, "encoder.weight");
 }
 
-/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
-   one number for all. */
+static sae_result saei_llama_norm(const saei_load *load, const char *side, size_t d, float *out) {
+    const sae_json *norms = saei_config_value(load->root, "dataset_average_activation_norm");
+    const sae_json *norm = norms && norms->type == SAE_JSON_OBJECT
+                               ? saei_config_value(norms, side) : NULL;
+    char what[64];
+    snprintf(what, sizeof what, "dataset_average_activation_norm.%s", side);
+    if (!norm || norm->type != SAE_JSON_NUMBER)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in %s",
+                              what);
+    return saei_scopium_factor(load, norm->number, d, what, out);
+}
+
+/* One threshold for all, of the units before the fold: of p norm(W_D[i]) s_out where the norms of
+   the decoder are in the gate (formats of 2024 measured it so), else of p s_in. */
 static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
-    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
     const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
     const char *act = saei_config_text(load->root, "act_fn");
     char quoted[SAEI_QUOTE];
+    float in = 1, undo = 1;
     saei_draft draft;
+    saei_scopium s;
     sae_dictionary *dict;
-    double s;
     memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
     draft.load = load;
     if (!load->root)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND,
-                              "there is no hyperparams.json beside the folder "
-                              "checkpoints");
+                              "there is no hyperparams.json beside the folder checkpoints");
     load->config = load->root;
-    norm = saei_config_value(norm, "in");
-    if (act && strcmp(act, "jumprelu") != 0)
+    if (!act || strcmp(act, "jumprelu") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu",
-                              saei_quote(act, quoted));
+                              "act_fn in hyperparams.json is %s, allowed is jumprelu",
+                              act ? saei_quote(act, quoted) : "missing");
     if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
         return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
                               "jump_relu_threshold");
-    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
-        || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
-                              "dataset_average_activation_norm.in");
     SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
     SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
-    draft.desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    if (s.dataset || !saei_config_value(load->root, "norm_activation")) {
+        SAEI_TRY(saei_llama_norm(load, "in", draft.desc.activation_dim, &in));
+        undo = in;
+        if (strcmp(s.in, s.out) != 0)
+            SAEI_TRY(saei_llama_norm(load, "out", draft.desc.activation_dim, &undo));
+    }
     saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (s.glu) saei_draft_must(&draft, "encoder_glu.weight", SAEI_SLOT_W_GLU, NULL,
+                               SAEI_SLOT_NOTHING);
+    if (s.glu) saei_draft_must(&draft, "encoder_glu.bias", SAEI_SLOT_B_GLU, NULL,
+                               SAEI_SLOT_NOTHING);
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
     SAEI_TRY(saei_draft_make(&draft, &dict));
-    s = sqrt((double)dict->desc.activation_dim) / norm->number;
+    saei_scopium_centre(&s, dict);
+    saei_fold_scale(dict, in, undo);
     for (size_t i = 0; i < dict->desc.dict_size; i++)
-        dict->aux0[i] = (float)(threshold->number * s);
-    saei_fold_input_scale(dict, (float)s);
+        dict->aux0[i] = (float)(threshold->number * (s.norm_gate ? 1 : (double)in));
     saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
-    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
-                     saei_config_text(load->root, "hook_point_in"));
+    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook, s.in);
+    saei_origin_hook_out(&dict->origin, s.out);
     dict->origin.layer = saei_layer_of(dict->origin.hook);
     *out = dict;
     return SAE_OK;
 }
+
+/* ---- R1-distill (lm-saes 1) and Llamascopium 2: config.json ---- */
+
+static bool saei_scopium_probe(const saei_load *load) {
+    return saei_config_value(load->root, "d_model") && saei_config_value(load->root, "sae_type");
+}
+
+/* The scalar dataset_average_activation_norm.HOOK among the tensors. */
+static sae_result saei_scopium_norm(const saei_load *load, const char *hook, size_t d, float *out) {
+    char name[160], quoted[SAEI_QUOTE];
+    const sae_tensor *t;
+    float norm = 0;
+    snprintf(name, sizeof name, "dataset_average_activation_norm.%.96s", hook);
+    t = saei_load_find(load, name);
+    if (!t || !saei_is_scalar(t))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in config.json is "
+                              "dataset-wise, and no number %s among the tensors says the norm: the "
+                              "scale of its input is not known", saei_quote(name, quoted));
+    sae_tensor_to_f32(t, &norm);
+    return saei_scopium_factor(load, (double)norm, d, "dataset_average_activation_norm", out);
+}
+
+/* d_model times expansion_factor, a float there. */
+static sae_result saei_scopium_width(const saei_load *load, sae_dictionary_desc *desc) {
+    const sae_json *factor = saei_config_value(load->config, "expansion_factor");
+    double m;
+    SAEI_TRY(saei_config_required(load, "d_model", &desc->activation_dim));
+    if (!factor || factor->type != SAE_JSON_NUMBER)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "config.json has no number expansion_factor");
+    m = floor((double)desc->activation_dim * factor->number);
+    if (!(m >= 1 && m <= INT32_MAX))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "expansion_factor in config.json is %g, "
+                              "d_model %zu: allowed are 1 to %d latents", factor->number,
+                              desc->activation_dim, INT32_MAX);
+    desc->dict_size = (size_t)m;
+    return SAE_OK;
+}
+
+/* The names of both versions. */
+static void saei_scopium_keys(saei_draft *draft, const saei_scopium *s, bool old) {
+    static const struct {
+        const char *old, *name;
+        saei_slot old_slot, slot;
+    } keys[] = {
+        { "encoder.weight", "W_E", SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T },
+        { "encoder.bias", "b_E", SAEI_SLOT_B_ENC, SAEI_SLOT_B_ENC },
+        { "decoder.weight", "W_D", SAEI_SLOT_W_DEC_T, SAEI_SLOT_W_DEC },
+        { "decoder.bias", "b_D", SAEI_SLOT_B_DEC, SAEI_SLOT_B_DEC },
+        { "encoder_glu.weight", "W_E_glu", SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T },
+        { "encoder_glu.bias", "b_E_glu", SAEI_SLOT_B_GLU, SAEI_SLOT_B_GLU },
+        { "log_jumprelu_threshold", "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0,
+          SAEI_SLOT_AUX0 }
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        bool wanted = i < 3 || (i == 3 && s->decoder_bias) || ((i == 4 || i == 5) && s->glu)
+                      || (i == 6 && draft->desc.arch == SAE_ARCH_JUMP_RELU);
+        if (!wanted) continue;
+        saei_draft_must(draft, old ? keys[i].old : keys[i].name,
+                        old ? keys[i].old_slot : keys[i].slot, NULL, SAEI_SLOT_NOTHING);
+    }
+    draft->ignored = "dataset_average_activation_norm.";
+}
+
+static void saei_scopium_origin(const saei_load *load, const saei_scopium *s,
+                                sae_dictionary *dict) {
+    sae_origin *o = &dict->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, s->act);
+    saei_origin_text(o->hook, sizeof o->hook, s->in);
+    saei_origin_hook_out(o, s->out);
+    saei_origin_text(o->version, sizeof o->version,
+                     saei_tensor_file_scalar(load->tensors, "version"));
+    o->layer = saei_layer_of(o->hook);
+}
+
+/* Crosscoders: hooks h, each with a code f_h. p = sum_h (y_h W_E[h] + b_E[h]); the gate of hook h
+   has the norms of W_D[h]; x_hat_h = (f_h W_D[h] + b_D[h]) / s_h. */
+static sae_result saei_scopium_crosscoder(saei_load *load, sae_dictionary **out) {
+    const sae_json *hooks = saei_config_value(load->root, "hook_points"), *hook;
+    const size_t count = sae_json_count(hooks);
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    size_t d, l = 0;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    d = draft.desc.activation_dim;
+    for (hook = sae_json_first(hooks); hook && sae_json_text(hook); hook = sae_json_next(hook)) {}
+    if (!count || hook || hooks->type != SAE_JSON_ARRAY
+        || !saei_mul(d, count, &draft.desc.activation_dim)
+        || draft.desc.activation_dim > INT32_MAX || s.glu || s.subtract)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "as a crosscoder its config.json needs a list "
+                              "of texts, hook_points, and neither use_glu_encoder nor "
+                              "apply_decoder_bias_to_pre_encoder");
+    draft.desc.layers = count;
+    draft.desc.layer_codes = true;
+    draft.desc.normalizer = s.dataset;
+    if (draft.desc.arch == SAE_ARCH_BATCH_TOP_K) { /* k times rows times hooks, of all together */
+        draft.desc.over_layers = true;
+        if (!saei_mul(draft.desc.k, count, &draft.desc.k)) draft.desc.k = SIZE_MAX;
+    }
+    saei_draft_must(&draft, "W_E", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_E", SAEI_SLOT_B_ENC_LM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_D", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    if (s.decoder_bias)
+        saei_draft_must(&draft, "b_D", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (draft.desc.arch == SAE_ARCH_JUMP_RELU)
+        saei_draft_must(&draft, "activation_function.log_jumprelu_threshold", SAEI_SLOT_AUX0, NULL,
+                        SAEI_SLOT_NOTHING);
+    draft.ignored = "dataset_average_activation_norm.";
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (hook = sae_json_first(hooks); hook && s.dataset; hook = sae_json_next(hook), l++) {
+        sae_result result = saei_scopium_norm(load, sae_json_text(hook), d, &dict->scale[l]);
+        dict->output_scale[l] = dict->scale[l];
+        if (result == SAE_OK) continue;
+        sae_dictionary_destroy(dict);
+        return result;
+    }
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        dict->aux0[i] = (float)saei_exp((double)dict->aux0[i]);
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) {
+        dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+        dict->origin.k = draft.desc.k / count;
+    }
+    s.in = s.out = sae_json_text(sae_json_first(hooks));
+    saei_scopium_origin(load, &s, dict);
+    snprintf(dict->origin.class_name, sizeof dict->origin.class_name, "crosscoder, %.16s", s.act);
+    dict->origin.layer = -1;
+    *out = dict;
+    return SAE_OK;
+}
+
+static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
+    const char *type;
+    char quoted[SAEI_QUOTE];
+    float in = 1, undo = 1;
+    saei_draft draft;
+    saei_scopium s;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    memset(&s, 0, sizeof s);
+    draft.load = load;
+    if (!load->root)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no config.json beside %s",
+                              saei_path_base(load->file));
+    load->config = load->root;
+    type = saei_config_text(load->root, "sae_type");
+    if (type && strcmp(type, "crosscoder") == 0) return saei_scopium_crosscoder(load, out);
+    if (!type || strcmp(type, "sae") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
+                              "are sae, crosscoder, clt",
+                              type ? saei_quote(type, quoted) : "missing");
+    SAEI_TRY(saei_scopium_width(load, &draft.desc));
+    SAEI_TRY(saei_scopium_config(load, &draft.desc, &s));
+    if (s.dataset) {
+        SAEI_TRY(saei_scopium_norm(load, s.in, draft.desc.activation_dim, &in));
+        SAEI_TRY(saei_scopium_norm(load, s.out, draft.desc.activation_dim, &undo));
+    }
+    saei_scopium_keys(&draft, &s, saei_load_find(load, "encoder.weight") != NULL);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a dictionary of Llamascopium");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    saei_scopium_centre(&s, dict);
+    saei_fold_scale(dict, in, undo);
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++) {
+        double theta = saei_exp((double)dict->aux0[i]);
+        dict->aux0[i] = (float)(s.norm_gate ? theta / (double)undo : theta);
+    }
+    if (dict->desc.arch == SAE_ARCH_BATCH_TOP_K) dict->rule = SAE_RULE_TOP_K; /* has no threshold */
+    saei_scopium_origin(load, &s, dict);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ==== >>files: openai, Qwen-Scope, Goodfire, attention outputs ====== src/formats/others.h ==== */
 
 /* ---- openai/sparse_autoencoder ---- */
 
@@ -14791,13 +18091,1527 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
+/* ---- Qwen-Scope ---- */
+
+/* W_enc, b_enc, W_dec, b_dec and nothing else: which side of W_enc the latents are on, 0 or 1, as
+   b_enc tells; -1: other tensors, or nothing tells. */
+static int saei_four_tensors(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc"), *b = saei_load_find(load, "b_enc");
+    if (sae_tensor_file_count(load->tensors) != 4 || !w || !b || !saei_load_find(load, "W_dec")
+        || !saei_load_find(load, "b_dec") || w->ndim != 2 || b->ndim != 1
+        || w->shape[0] == w->shape[1])
+        return -1;
+    return w->shape[0] == b->shape[0] ? 0 : w->shape[1] == b->shape[0] ? 1 : -1;
+}
+
+static bool saei_qwen_probe(const saei_load *load) {
+    const char *type = saei_config_text(load->root, "model_type");
+    if (strcmp(load->tensors->ending, ".pt") != 0 || !saei_load_find(load, "W_enc")
+        || sae_tensor_file_count(load->tensors) != 4)
+        return false;
+    return saei_ends_with(load->file, ".sae.pt") || (type && strcmp(type, "topk_sae") == 0)
+           || saei_four_tensors(load) == 0;
+}
+
+/* k in "SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", the name of the repository, which the folder may
+   have; 0: none. */
+static size_t saei_qwen_name_k(const char *file) {
+    size_t end = saei_folder_length(file, strlen(file)), begin, k = 0;
+    while (end > 0 && saei_is_separator(file[end - 1])) end--;
+    begin = saei_folder_length(file, end);
+    for (size_t i = begin; i + 4 < end; i++) {
+        size_t at = i + 4;
+        if (strncmp(file + i, "-L0_", 4) != 0) continue;
+        for (k = 0; at < end && file[at] >= '0' && file[at] <= '9' && k < 1000000; at++)
+            k = 10 * k + (size_t)(file[at] - '0');
+        if (at == end) return k;
+    }
+    return 0;
+}
+
+/* N of "layerN.sae.pt"; -1: another name. */
+static int64_t saei_qwen_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 5;
+    if (strncmp(name, "layer", 5) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 14; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 5 ? layer : -1;
+}
+
+/* The k largest relu(p). Both matrices lie the other way round than elsewhere under these names:
+   W_enc [m,d], W_dec [d,m]. */
+static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0, k = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Qwen-Scope");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    SAEI_TRY(saei_config_size(load, "d_model", &d));
+    SAEI_TRY(saei_config_size(load, "d_sae", &m));
+    SAEI_TRY(saei_config_size(load, "k", &k));
+    if ((d && d != draft.desc.activation_dim) || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu latents of %zu dimensions, "
+                              "in config.json d_sae is %zu and d_model %zu", draft.desc.dict_size,
+                              draft.desc.activation_dim, m, d);
+    if (!k) k = saei_qwen_name_k(load->file);
+    if (!k) k = load->desc.k;
+    if (!k)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "neither a config.json nor the folder's "
+                              "name (...-L0_K) says k: give sae_load_desc.k");
+    if (k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", k, draft.desc.dict_size);
+    draft.desc.arch = SAE_ARCH_TOP_K;
+    draft.desc.k = k;
+    draft.desc.no_b_dec_subtraction = true;
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "topk_sae");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "base_model"));
+    o->layer = saei_qwen_layer(load->file);
+    saei_origin_place(o, saei_config_text(load->root, "hook_point"), "hook_");
+    return SAE_OK;
+}
+
+/* ---- Goodfire ---- */
+
+static bool saei_goodfire_probe(const saei_load *load) {
+    return saei_load_find(load, "encoder_linear.weight")
+           && saei_load_find(load, "decoder_linear.weight");
+}
+
+static sae_result saei_goodfire_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "encoder_linear.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder_linear.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Goodfire's");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    return saei_draft_make(&draft, out);
+}
+
+/* ---- attention outputs: hook_z, the heads side by side ---- */
+
+static bool saei_attention_probe(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc");
+    return saei_config_value(load->root, "act_size") && w && w->ndim == 2
+           && saei_load_find(load, "b_dec");
+}
+
+static sae_result saei_attention_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    sae_origin *o;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    draft.desc.arch = SAE_ARCH_STANDARD;
+    SAEI_TRY(saei_config_required(load, "act_size", &draft.desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "dict_size", &draft.desc.dict_size));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "an AutoEncoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "act_name"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
+/* ==== >>files: circuit-tracer =============================== src/formats/circuit_tracer.h ==== */
+/* Transcoders of single layers: layer_N.safetensors beside a config.yaml. W_enc and W_dec are both
+   [m,d], as nobody else has them. */
+
+/* N of "layer_N.safetensors"; -1: another name. */
+static int64_t saei_tracer_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 6;
+    if (strncmp(name, "layer_", 6) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 15; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 6 && strcmp(name + n, ".safetensors") == 0 ? layer : -1;
+}
+
+static bool saei_tracer_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "W_enc"), *dec = saei_load_find(load, "W_dec");
+    char kind[64];
+    if (!load->tensors->header || !enc || !dec || enc->ndim != 2 || dec->ndim != 2
+        || !saei_load_find(load, "b_enc") || !saei_load_find(load, "b_dec"))
+        return false;
+    if (saei_tracer_layer(load->file) >= 0 && !saei_load_find(load, "threshold")) return true;
+    if (saei_yaml_text(load, "model_kind", kind, sizeof kind)
+        && strcmp(kind, "transcoder_set") == 0)
+        return true;
+    return saei_load_find(load, "activation_function.threshold")
+           || (enc->shape[0] == dec->shape[0] && enc->shape[0] != enc->shape[1]
+               && enc->shape[1] == dec->shape[1]);
+}
+
+/* The activation that config.yaml says, k with it; jump: the file has thresholds. */
+static sae_result saei_tracer_activation(const saei_load *load, bool jump,
+                                         sae_dictionary_desc *desc) {
+    char name[64] = "", number[32], scan[128], quoted[SAEI_QUOTE];
+    double k = 0;
+    desc->arch = jump ? SAE_ARCH_JUMP_RELU : SAE_ARCH_STANDARD_NEW;
+    if (!saei_yaml_text(load, "activation", name, sizeof name) || strcmp(name, "relu") == 0
+        || strcmp(name, "jump_relu") == 0 || strcmp(name, "jumprelu") == 0) {
+        if (*name == 'j' && !jump)
+            return saei_load_fail(load, SAE_ERR_FORMAT, "activation in config.yaml is %s, and "
+                                  "there is no activation_function.threshold", name);
+        return SAE_OK;
+    }
+    if (strcmp(name, "topk") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation in config.yaml is %s, allowed "
+                              "are relu, jump_relu, topk", saei_quote(name, quoted));
+    if (saei_yaml_text(load, "k", number, sizeof number)
+        && (!saei_text_number(number, strlen(number), &k) || k != floor(k) || !(k >= 1)
+            || !(k <= INT32_MAX)))
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k in config.yaml is %s, allowed are whole "
+                              "numbers from 1", saei_quote(number, quoted));
+    if (!(k >= 1) && saei_yaml_text(load, "scan", scan, sizeof scan)
+        && strcmp(scan, "facebook/crv-8b-instruct-transcoders") == 0)
+        k = 128; /* which the program knows by that name alone */
+    if (!(k >= 1)) k = (double)load->desc.k;
+    if (!(k >= 1))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "activation in config.yaml is topk, and "
+                              "nothing says k: give sae_load_desc.k");
+    desc->arch = SAE_ARCH_TOP_K;
+    desc->activation = SAE_ACTIVATION_SIGNED; /* there is no relu beside topk */
+    desc->no_b_dec_subtraction = true;
+    desc->k = (size_t)k;
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_read(saei_load *load, sae_dictionary **out) {
+    const bool jump = saei_load_find(load, "activation_function.threshold") != NULL;
+    char text[128];
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_tracer_activation(load, jump, &draft.desc));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    draft.desc.skip = saei_draft_may(&draft, "W_skip", SAEI_SLOT_W_SKIP) != NULL;
+    saei_draft_may(&draft, "activation_function.threshold",
+                   draft.desc.arch == SAE_ARCH_JUMP_RELU ? SAEI_SLOT_AUX0 : SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft))
+        return saei_draft_misfit(&draft, "a transcoder of circuit-tracer");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    if (draft.desc.k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", draft.desc.k, draft.desc.dict_size);
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t i = 0; dict->aux0 && i < dict->desc.dict_size; i++)
+        if (dict->aux0[i] < 0) dict->desc.activation = SAE_ACTIVATION_SIGNED; /* it has no relu */
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "transcoder");
+    if (saei_yaml_text(load, "model_name", text, sizeof text))
+        saei_origin_text(dict->origin.model, sizeof dict->origin.model, text);
+    dict->origin.layer = saei_tracer_layer(load->file);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_place(&dict->origin, text, "");
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ==== >>files: crosscoders ===================================== src/formats/crosscoders.h ==== */
+
+/* ---- science-of-finetuning/dictionary_learning ---- */
+
+static bool saei_finetuning_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "encoder.weight");
+    return enc && enc->ndim == 3 && saei_load_find(load, "decoder.weight");
+}
+
+/* A number of the config: the hub's, with the constructor's arguments, or a trainer's. */
+static double saei_finetuning_number(const saei_load *load, const char *key, double other) {
+    const sae_json *v = saei_config_value(load->root, key);
+    if (!v) v = saei_config_value(sae_json_get(load->root, "trainer"), key);
+    return v && v->type == SAE_JSON_NUMBER ? v->number : other;
+}
+
+/* code_normalization_id, by which BatchTopK weighs its choice: 1 to 5, absent in older files. */
+static sae_result saei_finetuning_code(const saei_load *load, uint64_t *id) {
+    const sae_tensor *t = saei_load_find(load, "code_normalization_id");
+    *id = 1;
+    if (!t || (saei_is_scalar(t) && saei_tensor_whole(t, 0, id) && *id >= 1 && *id <= 5))
+        return SAE_OK;
+    return saei_load_fail(load, SAE_ERR_FORMAT, "code_normalization_id is %lld, allowed are 1 "
+                          "(CROSSCODER), 2 (SAE), 3 (MIXED), 4 (NONE), 5 (DECOUPLED)",
+                          saei_is_scalar(t) ? (long long)*id : -1);
+}
+
+/* Whether a tensor of a few numbers is there and none is NaN. */
+static bool saei_finetuning_known(const saei_load *load, const char *name, size_t count) {
+    const sae_tensor *t = saei_load_find(load, name);
+    bool known = t && t->ndim == 2 && t->shape[0] && t->shape[0] <= count
+                 && t->shape[1] == count / t->shape[0] && sae_dtype_block(t->dtype) == 1;
+    for (size_t i = 0; known && i < count; i++) {
+        float v;
+        int64_t at = (int64_t)(i / t->shape[1]) * t->stride[0]
+                     + (int64_t)(i % t->shape[1]) * t->stride[1];
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + at * (int64_t)sae_dtype_size(t->dtype), 0, 1, &v);
+        known = v == v;
+    }
+    return known;
+}
+
+/* L, d and m by the encoder's shape. */
+static sae_result saei_layers_sizes(const saei_load *load, const char *name,
+                                    sae_dictionary_desc *desc) {
+    const sae_tensor *t = saei_load_find(load, name);
+    size_t d;
+    if (!t || t->ndim != 3 || !t->shape[0] || !t->shape[1] || !t->shape[2]
+        || t->shape[0] > INT32_MAX || t->shape[1] > INT32_MAX || t->shape[2] > INT32_MAX
+        || !saei_mul((size_t)t->shape[0], (size_t)t->shape[1], &d) || d > INT32_MAX)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "%s is no [layers,d,m] of 1 to %d each", name,
+                              INT32_MAX);
+    desc->layers = (size_t)t->shape[0];
+    desc->activation_dim = d;
+    desc->dict_size = (size_t)t->shape[2];
+    return SAE_OK;
+}
+
+static sae_result saei_finetuning_desc(saei_draft *draft, uint64_t id) {
+    static const sae_gate gates[] = { SAE_GATE_NONE, SAE_GATE_NORM_SUM, SAE_GATE_NORM,
+                                      SAE_GATE_MIXED, SAE_GATE_NONE, SAE_GATE_NORM };
+    const saei_load *load = draft->load;
+    const sae_tensor *k = saei_load_find(load, "k");
+    sae_dictionary_desc *desc = &draft->desc;
+    uint64_t value = 0;
+    SAEI_TRY(saei_layers_sizes(load, "encoder.weight", desc));
+    desc->normalizer = saei_finetuning_known(load, "activation_mean", desc->activation_dim)
+                       && saei_finetuning_known(load, "activation_std", desc->activation_dim);
+    desc->arch = SAE_ARCH_STANDARD_NEW; /* the plain class does not look at the id */
+    if (!k && !saei_load_find(load, "threshold")) return SAE_OK;
+    if (!k || !saei_is_scalar(k) || !saei_tensor_whole(k, 0, &value) || value < 1
+        || value > desc->dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %llu, allowed are 1 to the number of "
+                              "latents, %zu", (unsigned long long)value, desc->dict_size);
+    desc->arch = SAE_ARCH_BATCH_TOP_K;
+    desc->no_b_dec_subtraction = true;
+    desc->k = (size_t)value;
+    desc->gate = gates[id];
+    desc->layer_codes = id == 5;
+    if (desc->gate != SAE_GATE_MIXED) return SAE_OK;
+    desc->gate_norm = saei_finetuning_number(load, "code_normalization_alpha_sae", 1);
+    desc->gate_norm_sum = saei_finetuning_number(load, "code_normalization_alpha_cc", 0.1);
+    return SAE_OK;
+}
+
+static void saei_finetuning_keys(saei_draft *draft) {
+    const bool norm = draft->desc.normalizer, batch = draft->desc.arch == SAE_ARCH_BATCH_TOP_K;
+    saei_draft_must(draft, "encoder.weight", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "decoder.weight", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "decoder.bias", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "code_normalization_id", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "target_rms", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "activation_std", SAEI_SLOT_NOTHING);
+    if (norm) {
+        saei_draft_must(draft, "activation_mean", SAEI_SLOT_MEAN_LD, NULL, SAEI_SLOT_NOTHING);
+        saei_draft_must(draft, "activation_global_scale", SAEI_SLOT_LAYER_SCALE, NULL,
+                        SAEI_SLOT_NOTHING);
+    } else {
+        saei_draft_may(draft, "activation_mean", SAEI_SLOT_NOTHING);
+        saei_draft_may(draft, "activation_global_scale", SAEI_SLOT_NOTHING);
+    }
+    if (!batch) return;
+    saei_draft_must(draft, "k", SAEI_SLOT_K, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(draft, "threshold", draft->desc.layer_codes ? SAEI_SLOT_LAYER_THRESHOLD
+                                                                 : SAEI_SLOT_THRESHOLD,
+                    NULL, SAEI_SLOT_NOTHING);
+}
+
+/* One code for all layers: relu(sum_l y_l W_l + b), y_l = (x_l - mean_l) g_l; what is decoded is
+   divided by g_l + 1e-8. DECOUPLED: one relu, and for each layer a choice and so a code. */
+static sae_result saei_finetuning_read(saei_load *load, sae_dictionary **out) {
+    static const char *const names[] = { "", "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
+    uint64_t id;
+    char name[48];
+    saei_draft draft;
+    sae_dictionary *dict;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    SAEI_TRY(saei_finetuning_code(load, &id));
+    SAEI_TRY(saei_finetuning_desc(&draft, id));
+    saei_finetuning_keys(&draft);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a CrossCoder");
+    SAEI_TRY(saei_draft_make(&draft, &dict));
+    for (size_t l = 0; dict->scale && l < dict->desc.layers; l++)
+        dict->output_scale[l] = dict->scale[l] + 1e-8f;
+    snprintf(name, sizeof name, "%s %s",
+             draft.desc.k ? "BatchTopKCrossCoder" : "CrossCoder", names[id]);
+    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, name);
+    *out = dict;
+    return SAE_OK;
+}
+
+/* ---- ckkissane ---- */
+
+static bool saei_ckkissane_probe(const saei_load *load) {
+    const sae_tensor *enc = saei_load_find(load, "W_enc"), *dec = saei_load_find(load, "W_dec");
+    return enc && dec && enc->ndim == 3 && dec->ndim == 3 && saei_load_find(load, "b_dec");
+}
+
+/* Two layers (or models), one code; nothing is subtracted. */
+static sae_result saei_ckkissane_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    if (!load->root) SAEI_TRY(saei_load_config(load, "*_cfg.json"));
+    load->config = load->root;
+    SAEI_TRY(saei_layers_sizes(load, "W_enc", &draft.desc));
+    SAEI_TRY(saei_config_size(load, "d_in", &d));
+    SAEI_TRY(saei_config_size(load, "dict_size", &m));
+    if ((d && d * draft.desc.layers != draft.desc.activation_dim)
+        || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu layers of %zu dimensions "
+                              "and %zu latents, in %s d_in is %zu and dict_size %zu",
+                              draft.desc.layers, draft.desc.activation_dim / draft.desc.layers,
+                              draft.desc.dict_size, load->config_name, d, m);
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_LDM, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_MLD, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a crosscoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "CrossCoder");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hook_point"));
+    o->layer = saei_layer_of(o->hook);
+    return SAE_OK;
+}
+
+/* ==== >>files: cross-layer transcoders, tensors in place ========= src/formats/clt_draft.h ==== */
+
+/* One on its way in. Matrices stay where they are; what is small is copied. load: its path is the
+   folder's; config files and messages are read and made through it. */
+typedef struct saei_clt_draft {
+    saei_load *load;
+    sae_clt *clt;
+    sae_tensor_file *file; /* of the tensors that are looked for now */
+    const char *name;      /* and its name, for messages */
+    const char *prefix;
+} saei_clt_draft;
+
+static sae_result saei_clt_no_memory(const saei_clt_draft *draft) {
+    return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory");
+}
+
+/* Opens folder/name, which stays open with the clt. */
+static sae_result saei_clt_file(saei_clt_draft *draft, const char *name) {
+    sae_clt *clt = draft->clt;
+    sae_context *ctx = draft->load->ctx;
+    sae_tensor_file *file = NULL;
+    saei_path_kind kind;
+    char *path = saei_path_join(ctx, draft->load->path, name);
+    sae_result result = path ? saei_path_find(ctx, "sae_clt_open", path, &kind)
+                             : saei_clt_no_memory(draft);
+    if (result == SAE_OK && kind != SAEI_PATH_FILE)
+        result = saei_load_fail(draft->load, SAE_ERR_NOT_FOUND, "there is no %s", name);
+    if (result == SAE_OK && clt->num_files == clt->room_files) {
+        size_t room = saei_max(16, 2 * clt->room_files);
+        sae_tensor_file **grown = (sae_tensor_file **)saei_alloc(ctx, room, sizeof *grown);
+        if (grown) {
+            if (clt->files) memcpy(grown, clt->files, clt->num_files * sizeof *grown);
+            saei_free(ctx, clt->files);
+            clt->files = grown;
+            clt->room_files = room;
+        } else result = saei_clt_no_memory(draft);
+    }
+    if (result == SAE_OK) result = sae_tensor_file_open(ctx, path, &file);
+    if (result == SAE_OK) {
+        clt->files[clt->num_files++] = file;
+        draft->file = file;
+        draft->name = name;
+        draft->prefix = saei_load_prefix(file);
+    }
+    saei_free(ctx, path);
+    return result;
+}
+
+static const sae_tensor *saei_clt_find(const saei_clt_draft *draft, const char *key) {
+    char name[256];
+    snprintf(name, sizeof name, "%s%s", draft->prefix, key);
+    return sae_tensor_file_find(draft->file, name);
+}
+
+/* The tensor of that shape, of floats whose entries do not lie on each other. */
+static sae_result saei_clt_tensor(const saei_clt_draft *draft, const char *key, size_t ndim,
+                                  size_t a, size_t b, size_t c, const sae_tensor **out) {
+    const sae_tensor *t = saei_clt_find(draft, key);
+    const uint64_t shape[3] = { a, b, c };
+    uint64_t all = 1, span = 1;
+    char got[128], want[128], quoted[SAEI_QUOTE];
+    bool fits;
+    saei_quote(draft->name, quoted);
+    if (!t) return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s has no %s", quoted, key);
+    if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
+        return saei_load_fail(draft->load, SAE_ERR_UNSUPPORTED, "%s in %s is %s, allowed are F32, "
+                              "F16, BF16, F64", key, quoted, sae_dtype_name(t->dtype));
+    fits = t->ndim == ndim;
+    for (size_t i = 0; fits && i < ndim; i++) fits = t->shape[i] == shape[i];
+    saei_shape_text(t->shape, t->ndim, got);
+    saei_shape_text(shape, ndim, want);
+    if (!fits)
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "%s in %s has the shape [%s], must be "
+                              "[%s]", key, quoted, got, want);
+    for (size_t i = 0; i < ndim; i++) {
+        all = shape[i] && all > UINT64_MAX / shape[i] ? UINT64_MAX : all * shape[i];
+        span += (shape[i] - 1) * (uint64_t)t->stride[i];
+    }
+    if (all > span)
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "entries of %s in %s lie on each other",
+                              key, quoted);
+    *out = t;
+    return SAE_OK;
+}
+
+/* The shape of a tensor of ndim axes, none of them 0. */
+static sae_result saei_clt_shape(const saei_clt_draft *draft, const char *key, size_t ndim,
+                                 size_t shape[3]) {
+    const sae_tensor *t = saei_clt_find(draft, key);
+    bool good = t && t->ndim == ndim;
+    for (size_t i = 0; good && i < ndim; i++) {
+        good = t->shape[i] >= 1 && t->shape[i] <= INT32_MAX;
+        shape[i] = (size_t)t->shape[i];
+    }
+    if (good) return SAE_OK;
+    return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s has no %s of %zu dimensions, each from "
+                          "1 to %d", draft->name, key, ndim, INT32_MAX);
+}
+
+/* Index i of the first axis of t. */
+static sae_tensor saei_clt_part(const sae_tensor *t, size_t i) {
+    return saei_draft_layer(t, 0, i).tensor;
+}
+
+/* A matrix [rows,cols]; flip: the file has it the other way round. */
+static saei_clt_matrix saei_clt_matrix_of(const sae_tensor *t, bool flip) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    saei_clt_matrix m;
+    m.data = (const unsigned char *)t->data;
+    m.dtype = t->dtype;
+    m.row = t->stride[flip ? 1 : 0] * size;
+    m.col = t->stride[flip ? 0 : 1] * size;
+    return m;
+}
+
+/* The n numbers of a vector, or zeros (t NULL), in memory of the clt. */
+static sae_result saei_clt_vector(const saei_clt_draft *draft, const sae_tensor *t, size_t n,
+                                  float **out) {
+    float *v = (float *)saei_arena_alloc(&draft->clt->arena, n, sizeof *v);
+    if (!v) return saei_clt_no_memory(draft);
+    if (t)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data,
+                         t->stride[0] * (int64_t)sae_dtype_size(t->dtype), n, v);
+    else memset(v, 0, n * sizeof *v);
+    if (!saei_all_finite(v, n))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s in %s holds NaN or infinity",
+                              t->name, draft->name);
+    *out = v;
+    return SAE_OK;
+}
+
+static sae_result saei_clt_vector_named(const saei_clt_draft *draft, const char *key, size_t n,
+                                        float **out) {
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_tensor(draft, key, 1, n, 0, 0, &t));
+    return saei_clt_vector(draft, t, n, out);
+}
+
+/* A number in a tensor of one, finite. */
+static sae_result saei_clt_number(const saei_clt_draft *draft, const char *key, double *out) {
+    const sae_tensor *t = saei_clt_find(draft, key);
+    float v = NAN;
+    if (t && saei_is_scalar(t)) sae_tensor_to_f32(t, &v);
+    if (!(fabsf(v) <= FLT_MAX))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s has no number %s", draft->name, key);
+    *out = (double)v;
+    return SAE_OK;
+}
+
+/* theta = exp(theta) */
+static void saei_clt_exp(float *theta, size_t n) {
+    for (size_t i = 0; i < n; i++) theta[i] = (float)saei_exp((double)theta[i]);
+}
+
+/* A place for layers whose sizes the desc has: scales 1, b_dec 0. */
+static sae_result saei_clt_begin(saei_clt_draft *draft, const sae_clt_desc *desc) {
+    sae_clt *clt = draft->clt;
+    size_t codes, pairs;
+    if (!desc->layers || !desc->activation_dim || !desc->dict_size || desc->layers > 4096
+        || desc->activation_dim > INT32_MAX / desc->layers
+        || !saei_mul(desc->layers, desc->dict_size, &codes) || codes > INT32_MAX)
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%zu layers of %zu dimensions and %zu "
+                              "latents: allowed are 1 to 4096 of together up to %d", desc->layers,
+                              desc->activation_dim, desc->dict_size, INT32_MAX);
+    pairs = desc->layers * desc->layers;
+    clt->desc = *desc;
+    clt->layers = (saei_clt_layer *)saei_arena_alloc(&clt->arena, desc->layers,
+                                                     sizeof *clt->layers);
+    clt->blocks = (saei_clt_block *)saei_arena_alloc(&clt->arena, pairs, sizeof *clt->blocks);
+    if (!clt->layers || !clt->blocks) return saei_clt_no_memory(draft);
+    memset(clt->layers, 0, desc->layers * sizeof *clt->layers);
+    memset(clt->blocks, 0, pairs * sizeof *clt->blocks);
+    for (size_t i = 0; i < pairs; i++) clt->blocks[i].share = 1;
+    for (size_t l = 0; l < desc->layers; l++) {
+        clt->layers[l].in_scale = clt->layers[l].out_scale = 1;
+        SAEI_TRY(saei_clt_vector(draft, NULL, desc->activation_dim, &clt->layers[l].b_dec));
+    }
+    return SAE_OK;
+}
+
+/* b_dec of target t += share times the numbers of b [d]. */
+static sae_result saei_clt_bias(const saei_clt_draft *draft, size_t t, const sae_tensor *b,
+                                float share) {
+    const size_t d = draft->clt->desc.activation_dim;
+    float *one;
+    SAEI_TRY(saei_clt_vector(draft, b, d, &one));
+    for (size_t c = 0; c < d; c++) draft->clt->layers[t].b_dec[c] += share * one[c];
+    return SAE_OK;
+}
+
+typedef struct saei_clt_norms_job {
+    const sae_clt *clt;
+    size_t l;
+} saei_clt_norms_job;
+
+static void saei_clt_norms_part(void *arg, size_t part) {
+    enum { COLUMNS = 256 };
+    const saei_clt_norms_job *job = (const saei_clt_norms_job *)arg;
+    const sae_clt *clt = job->clt;
+    const size_t d = clt->desc.activation_dim;
+    const size_t first = part * SAEI_PART_LATENTS;
+    const size_t end = saei_min(first + SAEI_PART_LATENTS, clt->desc.dict_size);
+    float row[COLUMNS];
+    for (size_t i = first; i < end; i++) {
+        double sum = 0;
+        for (size_t t = 0; t < clt->desc.layers; t++) {
+            const saei_clt_matrix *m = &clt->blocks[job->l * clt->desc.layers + t].W_dec;
+            for (size_t c = 0; m->data && c < d; c += COLUMNS) {
+                size_t n = saei_min(COLUMNS, d - c);
+                saei_clt_row(m, i, c, n, row);
+                sum += saei_squares(clt->ctx->kernels, row, n);
+            }
+        }
+        clt->layers[job->l].gate[i] = (float)sqrt(sum);
+    }
+}
+
+/* What a clt whose tensors all have their place still needs: the gate's norms, and checks. */
+static sae_result saei_clt_end(saei_clt_draft *draft) {
+    sae_clt *clt = draft->clt;
+    const sae_clt_desc *h = &clt->desc;
+    const size_t part = h->over_layers ? h->layers * h->dict_size : h->dict_size;
+    if (saei_arch_selects(h->arch) && (!h->k || h->k > part))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number "
+                              "of latents, %zu", h->k, part);
+    if (h->activation == SAE_ACTIVATION_GROUP_MAX && part % h->k)
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "k is %zu: groupmax needs a divisor of "
+                              "the number of latents, %zu", h->k, part);
+    for (size_t l = 0; l < h->layers; l++) {
+        saei_clt_norms_job job;
+        float *theta = clt->layers[l].theta;
+        for (size_t i = 0; theta && i < h->dict_size; i++)
+            if (!(fabsf(theta[i]) <= FLT_MAX))
+                return saei_load_fail(draft->load, SAE_ERR_FORMAT, "a threshold is not finite");
+        job.clt = clt;
+        job.l = l;
+        if (!h->gate) continue;
+        SAEI_TRY(saei_clt_vector(draft, NULL, h->dict_size, &clt->layers[l].gate));
+        saei_parallel(clt->ctx, saei_ceil_div(h->dict_size, SAEI_PART_LATENTS),
+                      saei_clt_norms_part, &job);
+    }
+    for (size_t b = 0; b < h->layers * h->layers; b++)
+        clt->skips = clt->skips || clt->blocks[b].W_skip.data;
+    return SAE_OK;
+}
+
+/* ==== >>files: cross-layer transcoders of four programs ======== src/formats/clt_readers.h ==== */
+/* circuit-tracer, Gemma Scope 2, CLT-Forge, Llamascopium. */
+
+static sae_result saei_clt_there(const saei_load *load, const char *name, bool *there) {
+    saei_path_kind kind = SAEI_PATH_NONE;
+    char *path = saei_path_join(load->ctx, load->path, name);
+    sae_result result;
+    if (!path) return saei_load_no_memory(load);
+    result = saei_path_find(load->ctx, "sae_clt_open", path, &kind);
+    saei_free(load->ctx, path);
+    *there = kind == SAEI_PATH_FILE;
+    return result;
+}
+
+static sae_result saei_clt_numbered(const saei_load *load, const char *prefix, size_t n,
+                                    const char *suffix, bool *there) {
+    char name[64];
+    snprintf(name, sizeof name, "%s%zu%s", prefix, n, suffix);
+    return saei_clt_there(load, name, there);
+}
+
+/* How many files PREFIX0SUFFIX, PREFIX1SUFFIX, ... there are. That the next is missing while a
+   later one is there is an error. */
+static sae_result saei_clt_count(const saei_load *load, const char *prefix, const char *suffix,
+                                 size_t *count) {
+    enum { GAP = 32 };
+    bool there = true;
+    for (*count = 0; *count < 4096; ++*count) {
+        SAEI_TRY(saei_clt_numbered(load, prefix, *count, suffix, &there));
+        if (!there) break;
+    }
+    for (size_t i = *count + 1; i < *count + GAP; i++) {
+        SAEI_TRY(saei_clt_numbered(load, prefix, i, suffix, &there));
+        if (there)
+            return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no %s%zu%s, but %s%zu%s",
+                                  prefix, *count, suffix, prefix, i, suffix);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_clt_file_n(saei_clt_draft *draft, const char *prefix, size_t n,
+                                  const char *suffix) {
+    char *name = (char *)saei_arena_alloc(&draft->clt->arena, 64, 1);
+    if (!name) return saei_clt_no_memory(draft);
+    snprintf(name, 64, "%s%zu%s", prefix, n, suffix);
+    return saei_clt_file(draft, name);
+}
+
+/* Thresholds of which one is below 0: circuit-tracer has no relu beside them. */
+static void saei_clt_no_relu(sae_clt *clt, size_t l) {
+    const float *theta = clt->layers[l].theta;
+    for (size_t i = 0; i < clt->desc.dict_size; i++)
+        if (theta[i] < 0) clt->desc.activation = SAE_ACTIVATION_SIGNED;
+}
+
+static void saei_tracer_origin(const saei_load *load, sae_clt *clt, const char *class_name) {
+    sae_origin *o = &clt->origin;
+    char text[128];
+    saei_origin_text(o->class_name, sizeof o->class_name, class_name);
+    if (saei_yaml_text(load, "model_name", text, sizeof text))
+        saei_origin_text(o->model, sizeof o->model, text);
+    if (saei_yaml_text(load, "feature_input_hook", text, sizeof text))
+        saei_origin_text(o->hook, sizeof o->hook, text);
+    if (saei_yaml_text(load, "feature_output_hook", text, sizeof text))
+        saei_origin_hook_out(o, text);
+}
+
+/* ---- circuit-tracer: W_enc_i, W_dec_i [m,L-i,d], by source ---- */
+
+static sae_result saei_tracer_clt_layer(saei_clt_draft *draft, size_t i, bool *jump) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    char key[32];
+    const sae_tensor *t = NULL;
+    saei_clt_layer *layer = &clt->layers[i];
+    SAEI_TRY(saei_clt_file_n(draft, "W_enc_", i, ".safetensors"));
+    snprintf(key, sizeof key, "W_enc_%zu", i);
+    SAEI_TRY(saei_clt_tensor(draft, key, 2, m, d, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, false);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    snprintf(key, sizeof key, "b_enc_%zu", i);
+    SAEI_TRY(saei_clt_vector_named(draft, key, m, &layer->b_enc));
+    snprintf(key, sizeof key, "b_dec_%zu", i);
+    SAEI_TRY(saei_clt_vector_named(draft, key, d, &layer->b_dec));
+    snprintf(key, sizeof key, "threshold_%zu", i);
+    if (i == 0) *jump = saei_clt_find(draft, key) != NULL;
+    if (*jump != (saei_clt_find(draft, key) != NULL))
+        return saei_load_fail(draft->load, SAE_ERR_FORMAT, "some layers have thresholds, %s has %s",
+                              draft->name, *jump ? "none" : "one");
+    if (*jump) SAEI_TRY(saei_clt_vector_named(draft, key, m, &layer->theta));
+    SAEI_TRY(saei_clt_file_n(draft, "W_dec_", i, ".safetensors"));
+    snprintf(key, sizeof key, "W_dec_%zu", i);
+    SAEI_TRY(saei_clt_tensor(draft, key, 3, m, L - i, d, &t));
+    for (size_t to = i; to < L; to++) {
+        sae_tensor block = saei_draft_layer(t, 1, to - i).tensor;
+        clt->blocks[i * L + to].W_dec = saei_clt_matrix_of(&block, false);
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_clt_read(saei_clt_draft *draft) {
+    sae_clt_desc desc;
+    size_t shape[3] = { 0, 0, 0 };
+    bool jump = false;
+    memset(&desc, 0, sizeof desc);
+    SAEI_TRY(saei_clt_count(draft->load, "W_enc_", ".safetensors", &desc.layers));
+    SAEI_TRY(saei_clt_file_n(draft, "W_enc_", 0, ".safetensors"));
+    SAEI_TRY(saei_clt_shape(draft, "W_enc_0", 2, shape));
+    desc.kind = SAE_CLT_CROSS_LAYER;
+    desc.dict_size = shape[0];
+    desc.activation_dim = shape[1];
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (size_t i = 0; i < desc.layers; i++) SAEI_TRY(saei_tracer_clt_layer(draft, i, &jump));
+    draft->clt->desc.arch = jump ? SAE_ARCH_JUMP_RELU : SAE_ARCH_STANDARD_NEW;
+    for (size_t i = 0; i < desc.layers && jump; i++) saei_clt_no_relu(draft->clt, i);
+    saei_tracer_origin(draft->load, draft->clt, "cross_layer_transcoder");
+    return SAE_OK;
+}
+
+/* ---- circuit-tracer: sets of transcoders, layer_N.safetensors ---- */
+
+static sae_result saei_tracer_set_layer(saei_clt_draft *draft, size_t i) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    saei_clt_block *block = &clt->blocks[i * L + i];
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_file_n(draft, "layer_", i, ".safetensors"));
+    SAEI_TRY(saei_clt_tensor(draft, "W_enc", 2, m, d, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, false);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    SAEI_TRY(saei_clt_tensor(draft, "W_dec", 2, m, d, 0, &t));
+    block->W_dec = saei_clt_matrix_of(t, false);
+    SAEI_TRY(saei_clt_vector_named(draft, "b_enc", m, &layer->b_enc));
+    SAEI_TRY(saei_clt_vector_named(draft, "b_dec", d, &layer->b_dec));
+    if (saei_clt_find(draft, "W_skip")) {
+        SAEI_TRY(saei_clt_tensor(draft, "W_skip", 2, d, d, 0, &t));
+        block->W_skip = saei_clt_matrix_of(t, false);
+    }
+    if (clt->desc.arch != SAE_ARCH_JUMP_RELU) return SAE_OK;
+    SAEI_TRY(saei_clt_vector_named(draft, "activation_function.threshold", m, &layer->theta));
+    saei_clt_no_relu(clt, i);
+    return SAE_OK;
+}
+
+static sae_result saei_tracer_set_read(saei_clt_draft *draft) {
+    sae_clt_desc desc;
+    sae_dictionary_desc one;
+    size_t shape[3] = { 0, 0, 0 };
+    memset(&desc, 0, sizeof desc);
+    memset(&one, 0, sizeof one);
+    SAEI_TRY(saei_clt_count(draft->load, "layer_", ".safetensors", &desc.layers));
+    SAEI_TRY(saei_clt_file_n(draft, "layer_", 0, ".safetensors"));
+    SAEI_TRY(saei_clt_shape(draft, "W_enc", 2, shape));
+    SAEI_TRY(saei_tracer_activation(draft->load, saei_clt_find(draft,
+                                    "activation_function.threshold") != NULL, &one));
+    desc.kind = SAE_CLT_SET;
+    desc.dict_size = shape[0];
+    desc.activation_dim = shape[1];
+    desc.arch = one.arch;
+    desc.activation = one.activation;
+    desc.k = one.k;
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (size_t i = 0; i < desc.layers; i++) SAEI_TRY(saei_tracer_set_layer(draft, i));
+    saei_tracer_origin(draft->load, draft->clt, "transcoder_set");
+    return SAE_OK;
+}
+
+/* ---- Gemma Scope 2: params_layer_i, w_dec [m,L,d] to all ---- */
+
+static sae_result saei_gemma_clt_layer(saei_clt_draft *draft, size_t i, bool affine) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_file_n(draft, "params_layer_", i, ".safetensors"));
+    SAEI_TRY(saei_clt_tensor(draft, "w_enc", 2, d, m, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, true);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    SAEI_TRY(saei_clt_tensor(draft, "w_dec", 3, m, L, d, &t));
+    for (size_t to = 0; to < L; to++) {
+        sae_tensor block = saei_draft_layer(t, 1, to).tensor;
+        clt->blocks[i * L + to].W_dec = saei_clt_matrix_of(&block, false);
+    }
+    SAEI_TRY(saei_clt_vector_named(draft, "b_enc", m, &layer->b_enc));
+    SAEI_TRY(saei_clt_vector_named(draft, "b_dec", d, &layer->b_dec));
+    SAEI_TRY(saei_clt_vector_named(draft, "threshold", m, &layer->theta));
+    if (affine != (saei_clt_find(draft, "affine_skip_connection") != NULL))
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "affine_connection in config.json is "
+                              "%s, and %s has %s affine_skip_connection",
+                              affine ? "true" : "not true", draft->name, affine ? "no" : "an");
+    if (!affine) return SAE_OK;
+    SAEI_TRY(saei_clt_tensor(draft, "affine_skip_connection", 2, d, d, 0, &t));
+    clt->blocks[i * L + i].W_skip = saei_clt_matrix_of(t, true);
+    return SAE_OK;
+}
+
+static sae_result saei_gemma_clt_read(saei_clt_draft *draft) {
+    const saei_load *load = draft->load;
+    const char *type = saei_config_text(load->root, "type");
+    const char *arch = saei_config_text(load->root, "architecture");
+    char quoted[SAEI_QUOTE];
+    size_t shape[3] = { 0, 0, 0 }, count;
+    sae_clt_desc desc;
+    sae_origin *o = &draft->clt->origin;
+    bool affine = false;
+    memset(&desc, 0, sizeof desc);
+    draft->load->config = load->root;
+    if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "architecture in config.json is %s, "
+                              "allowed is jump_relu", arch ? saei_quote(arch, quoted) : "missing");
+    if (type && strcmp(type, "clt") != 0 && strcmp(type, "crosscoder") != 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "type in config.json is %s, allowed are "
+                              "clt, crosscoder", saei_quote(type, quoted));
+    SAEI_TRY(saei_clt_count(load, "params_layer_", ".safetensors", &count));
+    SAEI_TRY(saei_clt_file_n(draft, "params_layer_", 0, ".safetensors"));
+    SAEI_TRY(saei_clt_shape(draft, "w_dec", 3, shape));
+    if (!load->root) affine = saei_clt_find(draft, "affine_skip_connection") != NULL;
+    SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
+    if (count != shape[1])
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "w_dec in params_layer_0.safetensors is to "
+                              "%zu layers: there %s%zu.safetensors", shape[1],
+                              count < shape[1] ? "is no params_layer_" : "may be no params_layer_",
+                              count < shape[1] ? count : shape[1]);
+    desc.kind = type && strcmp(type, "crosscoder") == 0 ? SAE_CLT_CROSSCODER : SAE_CLT_CROSS_LAYER;
+    desc.layers = count;
+    desc.dict_size = shape[0];
+    desc.activation_dim = shape[2];
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (size_t i = 0; i < count; i++) SAEI_TRY(saei_gemma_clt_layer(draft, i, affine));
+    saei_origin_text(o->class_name, sizeof o->class_name,
+                     desc.kind == SAE_CLT_CROSSCODER ? "crosscoder" : "clt");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
+    saei_origin_hook_out(o, saei_config_text(load->root, "hf_hook_point_out"));
+    return SAE_OK;
+}
+
+/* ---- CLT-Forge: clt_cfg.json, W_dec of pairs (0,0) (0,1) .. (1,1) .. ---- */
+
+static sae_result saei_forge_layer(saei_clt_draft *draft, size_t i, bool cross,
+                                   const sae_tensor *const t[5]) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, m = clt->desc.dict_size;
+    size_t pair = cross ? i * L - i * (i - 1) / 2 : i; /* i = 0: 0 */
+    saei_clt_layer *layer = &clt->layers[i];
+    sae_tensor part = saei_clt_part(t[0], i);
+    layer->W_enc = saei_clt_matrix_of(&part, true);
+    part = saei_clt_part(t[1], i);
+    SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->b_enc));
+    part = saei_clt_part(t[2], i);
+    SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->theta));
+    saei_clt_exp(layer->theta, m);
+    for (size_t to = i; to < (cross ? L : i + 1); to++, pair++) {
+        part = saei_clt_part(t[3], pair);
+        clt->blocks[i * L + to].W_dec = saei_clt_matrix_of(&part, false);
+        part = saei_clt_part(t[4], pair);
+        SAEI_TRY(saei_clt_bias(draft, to, &part, 1)); /* that of a target: the sum over sources */
+    }
+    return SAE_OK;
+}
+
+/* x times ..._in, x_hat divided by ..._out, of each layer. */
+static sae_result saei_forge_scales(saei_clt_draft *draft) {
+    static const char *const names[] = { "estimated_norm_scaling_factor_in",
+                                         "estimated_norm_scaling_factor_out" };
+    sae_clt *clt = draft->clt;
+    for (size_t side = 0; side < 2; side++) {
+        float *scale;
+        if (!saei_clt_find(draft, names[side])) continue;
+        SAEI_TRY(saei_clt_vector_named(draft, names[side], clt->desc.layers, &scale));
+        for (size_t l = 0; l < clt->desc.layers; l++) {
+            if (!(scale[l] > 0) || !(1 / scale[l] <= FLT_MAX))
+                return saei_load_fail(draft->load, SAE_ERR_FORMAT, "%s of layer %zu is %g, allowed "
+                                      "are numbers above 0", names[side], l, (double)scale[l]);
+            if (side) clt->layers[l].out_scale = 1 / scale[l];
+            else clt->layers[l].in_scale = scale[l];
+        }
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_forge_read(saei_clt_draft *draft) {
+    static const char *const names[] = { "W_enc", "b_enc", "log_threshold", "W_dec", "b_dec" };
+    const sae_tensor *t[5] = { NULL, NULL, NULL, NULL, NULL };
+    saei_load *load = draft->load;
+    sae_clt_desc desc;
+    size_t pairs;
+    bool cross = true;
+    memset(&desc, 0, sizeof desc);
+    load->config = load->root;
+    SAEI_TRY(saei_config_required(load, "n_layers", &desc.layers));
+    SAEI_TRY(saei_config_required(load, "d_in", &desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "d_latent", &desc.dict_size));
+    SAEI_TRY(saei_config_bool(load, "cross_layer_decoders", &cross));
+    desc.kind = SAE_CLT_CROSS_LAYER;
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    SAEI_TRY(saei_clt_file(draft, "clt_weights.safetensors"));
+    pairs = cross ? desc.layers * (desc.layers + 1) / 2 : desc.layers;
+    SAEI_TRY(saei_clt_tensor(draft, names[0], 3, desc.layers, desc.activation_dim, desc.dict_size,
+                             &t[0]));
+    SAEI_TRY(saei_clt_tensor(draft, names[1], 2, desc.layers, desc.dict_size, 0, &t[1]));
+    SAEI_TRY(saei_clt_tensor(draft, names[2], 2, desc.layers, desc.dict_size, 0, &t[2]));
+    SAEI_TRY(saei_clt_tensor(draft, names[3], 3, pairs, desc.dict_size, desc.activation_dim,
+                             &t[3]));
+    SAEI_TRY(saei_clt_tensor(draft, names[4], 2, pairs, desc.activation_dim, 0, &t[4]));
+    for (size_t i = 0; i < desc.layers; i++) SAEI_TRY(saei_forge_layer(draft, i, cross, t));
+    SAEI_TRY(saei_forge_scales(draft));
+    draft->clt->origin.dtype = t[0]->dtype;
+    saei_origin_text(draft->clt->origin.class_name, sizeof draft->clt->origin.class_name,
+                     cross ? "cross_layer_decoders" : "clt, each layer alone");
+    saei_origin_text(draft->clt->origin.model, sizeof draft->clt->origin.model,
+                     saei_config_text(load->root, "model_name"));
+    return SAE_OK;
+}
+
+/* ---- Llamascopium: W_D.t [t+1,m,d], by target ---- */
+
+/* A hook of each layer, and sqrt(d) / its norm. */
+static sae_result saei_scopium_hooks(saei_clt_draft *draft, const char *key, bool dataset,
+                                     bool out) {
+    const saei_load *load = draft->load;
+    const sae_json *hooks = saei_config_value(load->root, key), *hook = sae_json_first(hooks);
+    const size_t d = draft->clt->desc.activation_dim;
+    for (size_t l = 0; l < draft->clt->desc.layers; l++, hook = sae_json_next(hook)) {
+        saei_clt_layer *layer = &draft->clt->layers[l];
+        char name[160];
+        double norm;
+        float scale = 1;
+        if (!sae_json_text(hook))
+            return saei_load_fail(load, SAE_ERR_FORMAT, "%s in config.json is no list of %zu texts",
+                                  key, draft->clt->desc.layers);
+        if (!dataset) continue;
+        snprintf(name, sizeof name, "dataset_average_activation_norm.%.96s", sae_json_text(hook));
+        SAEI_TRY(saei_clt_number(draft, name, &norm));
+        SAEI_TRY(saei_scopium_factor(load, norm, d, "dataset_average_activation_norm", &scale));
+        if (out) layer->out_scale = 1 / scale;
+        else layer->in_scale = scale;
+    }
+    return SAE_OK;
+}
+
+/* act_fn of a clt knows two more. */
+static sae_result saei_scopium_clt_desc(const saei_load *load, sae_clt_desc *desc,
+                                        saei_scopium *s) {
+    const char *act = saei_config_text(load->root, "act_fn");
+    sae_dictionary_desc one;
+    memset(&one, 0, sizeof one);
+    desc->kind = SAE_CLT_CROSS_LAYER;
+    SAEI_TRY(saei_scopium_width(load, &one));
+    desc->activation_dim = one.activation_dim;
+    desc->dict_size = one.dict_size;
+    s->over_layers = act && (strcmp(act, "layertopk") == 0 || strcmp(act, "batchlayertopk") == 0);
+    SAEI_TRY(saei_scopium_config(load, &one, s));
+    if (one.input_norm)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "norm_activation in config.json is "
+                              "token-wise: the norms of what a clt gives are not known");
+    if (s->glu || s->subtract)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "use_glu_encoder or "
+                              "apply_decoder_bias_to_pre_encoder is true in config.json, which a "
+                              "clt has not");
+    desc->arch = one.arch;
+    desc->gate = one.gate != SAE_GATE_NONE;
+    desc->k = one.k;
+    desc->over_layers = s->over_layers;
+    return SAE_OK;
+}
+
+static sae_result saei_scopium_clt_layer(saei_clt_draft *draft, const saei_scopium *s, size_t i,
+                                         const sae_tensor *const t[3]) {
+    sae_clt *clt = draft->clt;
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    sae_tensor part = saei_clt_part(t[0], i);
+    const sae_tensor *dec = NULL;
+    char key[32];
+    layer->W_enc = saei_clt_matrix_of(&part, true);
+    part = saei_clt_part(t[1], i);
+    SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->b_enc));
+    if (t[2]) {
+        part = saei_clt_part(t[2], i);
+        SAEI_TRY(saei_clt_vector(draft, &part, m, &layer->theta));
+        saei_clt_exp(layer->theta, m);
+    }
+    snprintf(key, sizeof key, "W_D.%zu", i);
+    SAEI_TRY(saei_clt_tensor(draft, key, 3, i + 1, m, d, &dec));
+    for (size_t from = 0; from <= i; from++) {
+        part = saei_clt_part(dec, from);
+        clt->blocks[from * L + i].W_dec = saei_clt_matrix_of(&part, false);
+    }
+    snprintf(key, sizeof key, "b_D.%zu", i);
+    return s->decoder_bias ? saei_clt_vector_named(draft, key, d, &layer->b_dec) : SAE_OK;
+}
+
+static sae_result saei_scopium_clt_read(saei_clt_draft *draft) {
+    static const char *const files[] = { "sae_weights.safetensors", "sae_weights.pt",
+                                         "checkpoints/final.safetensors", "checkpoints/final.pt" };
+    const char *theta = "activation_function.log_jumprelu_threshold";
+    const sae_tensor *t[3] = { NULL, NULL, NULL };
+    saei_load *load = draft->load;
+    sae_clt_desc desc;
+    saei_scopium s;
+    size_t i = 0;
+    bool there = false;
+    memset(&desc, 0, sizeof desc);
+    memset(&s, 0, sizeof s);
+    load->config = load->root;
+    SAEI_TRY(saei_scopium_clt_desc(load, &desc, &s));
+    desc.layers = sae_json_count(saei_config_value(load->root, "hook_points_in"));
+    SAEI_TRY(saei_clt_begin(draft, &desc));
+    for (; i < 4; i++) {
+        SAEI_TRY(saei_clt_there(load, files[i], &there));
+        if (there) break;
+    }
+    if (!there)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is none of sae_weights.safetensors, "
+                              "sae_weights.pt, checkpoints/final.safetensors, "
+                              "checkpoints/final.pt");
+    SAEI_TRY(saei_clt_file(draft, files[i]));
+    SAEI_TRY(saei_clt_tensor(draft, "W_E", 3, desc.layers, desc.activation_dim, desc.dict_size,
+                             &t[0]));
+    SAEI_TRY(saei_clt_tensor(draft, "b_E", 2, desc.layers, desc.dict_size, 0, &t[1]));
+    if (desc.arch == SAE_ARCH_JUMP_RELU)
+        SAEI_TRY(saei_clt_tensor(draft, theta, 2, desc.layers, desc.dict_size, 0, &t[2]));
+    for (i = 0; i < desc.layers; i++) SAEI_TRY(saei_scopium_clt_layer(draft, &s, i, t));
+    SAEI_TRY(saei_scopium_hooks(draft, "hook_points_in", s.dataset, false));
+    SAEI_TRY(saei_scopium_hooks(draft, "hook_points_out", s.dataset, true));
+    draft->clt->origin.dtype = t[0]->dtype;
+    snprintf(draft->clt->origin.class_name, sizeof draft->clt->origin.class_name, "clt, %.20s",
+             s.act);
+    saei_origin_text(draft->clt->origin.hook, sizeof draft->clt->origin.hook,
+                     sae_json_text(sae_json_first(saei_config_value(load->root,
+                                                                    "hook_points_in"))));
+    saei_origin_hook_out(&draft->clt->origin,
+                         sae_json_text(sae_json_first(saei_config_value(load->root,
+                                                                        "hook_points_out"))));
+    return SAE_OK;
+}
+
+/* ==== >>files: clt-training =================================== src/formats/clt_training.h ==== */
+/* A folder for each layer, sparsify's cfg.json and sae.safetensors: W_decs.j, b_decs.j,
+   post_encs.j, post_enc_scales.j, W_skips.j of source i are for target i + j. A folder alone
+   (n_targets 0) has them without number. */
+
+typedef struct saei_training {
+    size_t targets, sources; /* n_targets, n_sources */
+    size_t k;
+    bool skip, normalize, divide, tied, post_scale;
+    const char *activation;
+} saei_training;
+
+/* What cfg.json, load->config, says; *m and *d too. */
+static sae_result saei_training_config(const saei_load *load, saei_training *c, size_t *d,
+                                       size_t *m) {
+    const sae_json *activation = saei_config_value(load->config, "activation");
+    const sae_json *coalesce = saei_config_value(load->config, "coalesce_topk");
+    size_t expansion = 32;
+    bool transcode = false, coalesced = false, secondary = false;
+    memset(c, 0, sizeof *c);
+    c->k = 32;
+    *m = 0;
+    SAEI_TRY(saei_config_required(load, "d_in", d));
+    SAEI_TRY(saei_config_size(load, "num_latents", m));
+    SAEI_TRY(saei_config_size(load, "expansion_factor", &expansion));
+    SAEI_TRY(saei_config_size(load, "k", &c->k));
+    SAEI_TRY(saei_config_size(load, "n_targets", &c->targets));
+    SAEI_TRY(saei_config_size(load, "n_sources", &c->sources));
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &c->skip));
+    SAEI_TRY(saei_config_bool(load, "transcode", &transcode));
+    SAEI_TRY(saei_config_bool(load, "normalize_io", &c->normalize));
+    SAEI_TRY(saei_config_bool(load, "divide_cross_layer", &c->divide));
+    SAEI_TRY(saei_config_bool(load, "per_source_tied", &c->tied));
+    SAEI_TRY(saei_config_bool(load, "secondary_target_tied", &secondary));
+    SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &c->post_scale));
+    SAEI_TRY(saei_config_bool(load, "topk_coalesced", &coalesced));
+    if (!*m && !saei_mul(*d, expansion, m)) *m = 0;
+    c->activation = activation && activation->type == SAE_JSON_STRING ? activation->string : "topk";
+    if (coalesce && (coalesce->type != SAE_JSON_STRING || strcmp(coalesce->string, "none") != 0))
+        return saei_config_refused(load, "coalesce_topk", coalesce, "none");
+    if (coalesced || secondary || !transcode)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "topk_coalesced is %s, "
+                              "secondary_target_tied %s and transcode %s in cfg.json, allowed are "
+                              "false, false and true", coalesced ? "true" : "false",
+                              secondary ? "true" : "false", transcode ? "true" : "false");
+    if (strcmp(c->activation, "topk") != 0 && strcmp(c->activation, "groupmax") != 0
+        && strcmp(c->activation, "batchtopk") != 0)
+        return saei_config_refused(load, "activation", activation, "topk, groupmax, batchtopk");
+    return SAE_OK;
+}
+
+/* "W_decs.j", or "W_dec" of a folder alone. */
+static const char *saei_training_key(const char *name, const saei_training *c, size_t j,
+                                     char out[48]) {
+    if (c->targets) snprintf(out, 48, "%ss.%zu", name, j);
+    else snprintf(out, 48, "%s", name);
+    return out;
+}
+
+/* How many sources write to target t. */
+static size_t saei_training_sources(const saei_training *all, size_t t) {
+    size_t count = 0;
+    for (size_t i = 0; i <= t; i++) count += i + saei_max(all[i].targets, 1) > t;
+    return count;
+}
+
+/* What source i gives to target i + j. */
+static sae_result saei_training_block(saei_clt_draft *draft, const saei_training *all, size_t i,
+                                      size_t j) {
+    sae_clt *clt = draft->clt;
+    const saei_training *c = &all[i];
+    const size_t L = clt->desc.layers, d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_block *block = &clt->blocks[i * L + i + j];
+    const sae_tensor *t = NULL;
+    char key[48];
+    const char *dec = c->tied ? "W_dec" : saei_training_key("W_dec", c, j, key);
+    SAEI_TRY(saei_clt_tensor(draft, dec, 2, m, d, 0, &t));
+    block->W_dec = saei_clt_matrix_of(t, false);
+    if (j && all[i + j].divide) /* the share of the earlier sources */
+        block->share = 1.0f / (float)saei_max(saei_training_sources(all, i + j) - 1, 1);
+    saei_training_key("b_dec", c, j, key);
+    SAEI_TRY(saei_clt_tensor(draft, key, 1, d, 0, 0, &t));
+    SAEI_TRY(saei_clt_bias(draft, i + j, t, block->share));
+    saei_training_key("post_enc", c, j, key);
+    if (saei_clt_find(draft, key)) SAEI_TRY(saei_clt_vector_named(draft, key, m, &block->post));
+    saei_training_key("post_enc_scale", c, j, key);
+    if (c->post_scale) SAEI_TRY(saei_clt_vector_named(draft, key, m, &block->post_scale));
+    if (!c->skip) return SAE_OK;
+    saei_training_key("W_skip", c, j, key);
+    SAEI_TRY(saei_clt_tensor(draft, key, 2, d, d, 0, &t));
+    block->W_skip = saei_clt_matrix_of(t, false);
+    return SAE_OK;
+}
+
+static sae_result saei_training_layer(saei_clt_draft *draft, const saei_training *all, size_t i,
+                                      const char *file) {
+    sae_clt *clt = draft->clt;
+    const saei_training *c = &all[i];
+    const size_t d = clt->desc.activation_dim, m = clt->desc.dict_size;
+    saei_clt_layer *layer = &clt->layers[i];
+    const sae_tensor *t = NULL;
+    SAEI_TRY(saei_clt_file(draft, file));
+    SAEI_TRY(saei_clt_tensor(draft, "encoder.weight", 2, m, d, 0, &t));
+    layer->W_enc = saei_clt_matrix_of(t, false);
+    if (i == 0) clt->origin.dtype = t->dtype;
+    SAEI_TRY(saei_clt_vector_named(draft, "encoder.bias", m, &layer->b_enc));
+    if (c->normalize) {
+        double in, out, root = sqrt((double)d);
+        SAEI_TRY(saei_clt_number(draft, "in_norm", &in));
+        SAEI_TRY(saei_clt_number(draft, "out_norm", &out));
+        if (!(in > 0) || !(root / in <= FLT_MAX) || !(out > 0))
+            return saei_load_fail(draft->load, SAE_ERR_FORMAT, "in_norm is %g and out_norm %g in "
+                                  "%s, allowed are numbers above 0", in, out, file);
+        layer->in_scale = (float)(root / in);
+        layer->out_scale = (float)(out / root);
+    }
+    for (size_t j = 0; j < saei_max(c->targets, 1); j++)
+        SAEI_TRY(saei_training_block(draft, all, i, j));
+    return SAE_OK;
+}
+
+/* The desc from what all the folders agree on. */
+static sae_result saei_training_begin(saei_clt_draft *draft, const saei_training *all, size_t L,
+                                      size_t d, size_t m) {
+    const saei_load *load = draft->load;
+    sae_clt_desc desc;
+    memset(&desc, 0, sizeof desc);
+    for (size_t i = 0; i < L; i++) {
+        bool alone = !all[i].targets && L == 1;
+        if (!alone && (all[i].sources != i || !all[i].targets || all[i].targets > L - i))
+            return saei_load_fail(load, SAE_ERR_FORMAT, "of %zu folders number %zu has n_sources "
+                                  "%zu and n_targets %zu in cfg.json, allowed are %zu and 1 to "
+                                  "%zu: is a folder missing?", L, i, all[i].sources,
+                                  all[i].targets, i, L - i);
+        if (all[i].k != all[0].k || strcmp(all[i].activation, all[0].activation) != 0)
+            return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "k or activation of folder number %zu "
+                                  "differs from the first's", i);
+    }
+    desc.kind = L == 1 && !all[0].targets ? SAE_CLT_SET : SAE_CLT_CROSS_LAYER;
+    desc.layers = L;
+    desc.activation_dim = d;
+    desc.dict_size = m;
+    desc.k = all[0].k;
+    desc.arch = SAE_ARCH_TOP_K;
+    if (strcmp(all[0].activation, "groupmax") == 0) desc.activation = SAE_ACTIVATION_GROUP_MAX;
+    if (strcmp(all[0].activation, "batchtopk") == 0) {
+        desc.arch = SAE_ARCH_BATCH_TOP_K;
+        desc.most = 4 * desc.k;
+    }
+    return saei_clt_begin(draft, &desc);
+}
+
+/* cfg.json of folder/name ("" for folder itself) into *root, which is the caller's; NULL: there is
+   none. */
+static sae_result saei_training_json(const saei_load *load, const char *name, sae_json **root) {
+    char *folder = *name ? saei_path_join(load->ctx, load->path, name)
+                         : saei_strdup(load->ctx, load->path);
+    char *path = folder ? saei_path_join(load->ctx, folder, "cfg.json") : NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    sae_result result = path ? SAE_OK : saei_load_no_memory(load);
+    *root = NULL;
+    if (result == SAE_OK) result = saei_path_find(load->ctx, "sae_clt_open", path, &kind);
+    if (result == SAE_OK && kind == SAEI_PATH_FILE)
+        result = saei_json_load(load->ctx, "sae_clt_open", path, root);
+    saei_free(load->ctx, folder);
+    saei_free(load->ctx, path);
+    return result;
+}
+
+/* The folders of layers in load->path, whose cfg.json has n_targets. */
+static sae_result saei_training_folders(const saei_load *load, saei_names *names) {
+    size_t kept = 0;
+    sae_result result = saei_names_of(load->ctx, "sae_clt_open", load->path, names);
+    for (size_t i = 0; result == SAE_OK && i < names->count; i++) {
+        sae_json *root;
+        result = saei_training_json(load, (const char *)names->names[i], &root);
+        if (result == SAE_OK && saei_config_value(root, "n_targets"))
+            names->names[kept++] = names->names[i];
+        sae_json_close(root);
+    }
+    names->count = kept;
+    return result;
+}
+
+/* All folders' configs, then their tensors; names NULL: load->path is one alone. */
+static sae_result saei_training_open(saei_clt_draft *draft, const saei_names *names,
+                                     saei_training *all, sae_json **roots) {
+    saei_load *load = draft->load;
+    const size_t L = names ? names->count : 1;
+    size_t d = 0, m = 0, first_d = 0, first_m = 0;
+    load->config_name = "cfg.json";
+    for (size_t i = 0; i < L; i++) {
+        SAEI_TRY(saei_training_json(load, names ? (const char *)names->names[i] : "", &roots[i]));
+        load->config = roots[i];
+        SAEI_TRY(saei_training_config(load, &all[i], &d, &m));
+        if (i == 0) first_d = d, first_m = m;
+        if (d != first_d || m != first_m)
+            return saei_load_fail(load, SAE_ERR_MISMATCH, "folder %s is of %zu latents of %zu "
+                                  "dimensions, the first of %zu of %zu",
+                                  (const char *)names->names[i], m, d, first_m, first_d);
+    }
+    SAEI_TRY(saei_training_begin(draft, all, L, d, m));
+    for (size_t i = 0; i < L; i++) {
+        const char *folder = names ? (const char *)names->names[i] : "";
+        const size_t size = strlen(folder) + 32;
+        char *file = (char *)saei_arena_alloc(&draft->clt->arena, size, 1);
+        if (!file) return saei_clt_no_memory(draft);
+        snprintf(file, size, "%s%ssae.safetensors", folder, *folder ? "/" : "");
+        SAEI_TRY(saei_training_layer(draft, all, i, file));
+        if (i == 0) saei_origin_text(draft->clt->origin.hook, sizeof draft->clt->origin.hook,
+                                     folder);
+    }
+    saei_origin_text(draft->clt->origin.class_name, sizeof draft->clt->origin.class_name,
+                     all[0].activation);
+    return SAE_OK;
+}
+
+static sae_result saei_training_read(saei_clt_draft *draft) {
+    saei_load *load = draft->load;
+    const bool alone = saei_config_value(load->root, "n_targets") != NULL;
+    saei_names names;
+    saei_training *all;
+    sae_json **roots;
+    sae_result result = SAE_OK;
+    size_t L = 1;
+    memset(&names, 0, sizeof names);
+    if (!alone) result = saei_training_folders(load, &names);
+    if (!alone) L = saei_max(names.count, 1);
+    all = (saei_training *)saei_calloc(load->ctx, L, sizeof *all);
+    roots = (sae_json **)saei_calloc(load->ctx, L, sizeof *roots);
+    if (result == SAE_OK && (!all || !roots)) result = saei_clt_no_memory(draft);
+    if (result == SAE_OK) result = saei_training_open(draft, alone ? NULL : &names, all, roots);
+    for (size_t i = 0; roots && i < L; i++) sae_json_close(roots[i]);
+    load->config = NULL;
+    load->config_name = NULL;
+    saei_free(load->ctx, all);
+    saei_free(load->ctx, roots);
+    saei_names_free(load->ctx, &names);
+    return result;
+}
+
+/* ==== >>files: every format of cross-layer transcoders ================= src/formats/clt.h ==== */
+
+/* A folder is the first format that probe says yes to, by its names and its config. */
+typedef struct saei_clt_format {
+    sae_format format;
+    const char *config;
+    const char *file; /* that such a folder has; NULL: probe alone tells */
+    sae_result (*probe)(saei_load *load, bool *yes);
+    sae_result (*read)(saei_clt_draft *draft);
+} saei_clt_format;
+
+static sae_result saei_clt_probe_file(saei_load *load, bool *yes) {
+    (void)load;
+    *yes = true;
+    return SAE_OK;
+}
+
+static sae_result saei_clt_probe_scopium(saei_load *load, bool *yes) {
+    const char *type = saei_config_text(load->root, "sae_type");
+    *yes = type && strcmp(type, "clt") == 0;
+    return SAE_OK;
+}
+
+static bool saei_config_true(const sae_json *object, const char *key) {
+    const sae_json *v = sae_json_get(object, key);
+    return v && v->type == SAE_JSON_BOOL && v->number != 0;
+}
+
+/* A folder of clt-training's folders; or one of them that no sparsify's reader can say: with a
+   post-encoder that is not 0, or batch top-k. */
+static sae_result saei_clt_probe_training(saei_load *load, bool *yes) {
+    const char *activation = saei_config_text(load->root, "activation");
+    saei_names names;
+    sae_result result;
+    *yes = false;
+    if (saei_config_value(load->root, "n_targets")) {
+        char *path = saei_path_join(load->ctx, load->path, "sae.safetensors");
+        sae_tensor_file *file = NULL;
+        const sae_tensor *t = NULL;
+        *yes = (activation && strcmp(activation, "batchtopk") == 0)
+               || saei_config_true(load->root, "post_encoder_scale")
+               || saei_config_true(load->root, "normalize_io");
+        if (path && !*yes && sae_tensor_file_open(load->ctx, path, &file) == SAE_OK) {
+            t = sae_tensor_file_find(file, "post_enc");
+            *yes = t && t->ndim == 1 && sae_dtype_block(t->dtype) == 1
+                   && sae_dtype_size(t->dtype) && !saei_is_zero(t);
+        }
+        sae_tensor_file_close(file);
+        saei_free(load->ctx, path);
+        return SAE_OK;
+    }
+    if (load->root) return SAE_OK;
+    result = saei_training_folders(load, &names);
+    *yes = result == SAE_OK && names.count > 0;
+    saei_names_free(load->ctx, &names);
+    return result;
+}
+
+static const saei_clt_format saei_clt_formats[] = {
+    { SAE_FORMAT_CIRCUIT_TRACER, "config.yaml", "W_enc_0.safetensors", saei_clt_probe_file,
+      saei_tracer_clt_read },
+    { SAE_FORMAT_CIRCUIT_TRACER, "config.yaml", "layer_0.safetensors", saei_clt_probe_file,
+      saei_tracer_set_read },
+    { SAE_FORMAT_GEMMA_SCOPE_2, "config.json", "params_layer_0.safetensors", saei_clt_probe_file,
+      saei_gemma_clt_read },
+    { SAE_FORMAT_CLT_FORGE, "clt_cfg.json", "clt_cfg.json", saei_clt_probe_file, saei_forge_read },
+    { SAE_FORMAT_LLAMASCOPIUM, "config.json", "config.json", saei_clt_probe_scopium,
+      saei_scopium_clt_read },
+    { SAE_FORMAT_CLT_TRAINING, "cfg.json", NULL, saei_clt_probe_training, saei_training_read }
+};
+enum { SAEI_NUM_CLT_FORMATS = sizeof saei_clt_formats / sizeof saei_clt_formats[0] };
+
+/* The format of load->path, a folder; NULL: none. Its config is open then. load->file is a name in
+   the folder, as config files are looked for beside it. */
+static sae_result saei_clt_format_of(saei_load *load, const saei_clt_format **out) {
+    *out = NULL;
+    load->file = saei_path_join(load->ctx, load->path, "x");
+    if (!load->file) return saei_load_no_memory(load);
+    for (size_t r = 0; r < SAEI_NUM_CLT_FORMATS; r++) {
+        const saei_clt_format *format = &saei_clt_formats[r];
+        bool there = true, yes = false;
+        if (format->file) SAEI_TRY(saei_clt_there(load, format->file, &there));
+        if (!there) continue;
+        SAEI_TRY(saei_load_config(load, format->config));
+        SAEI_TRY(format->probe(load, &yes));
+        if (!yes) continue;
+        *out = format;
+        return SAE_OK;
+    }
+    return SAE_OK;
+}
+
+static saei_load saei_clt_load(sae_context *ctx, const sae_load_desc *desc, const char *path) {
+    saei_load load;
+    memset(&load, 0, sizeof load);
+    load.ctx = ctx;
+    load.path = path;
+    load.prefix = "";
+    if (desc) load.desc = *desc;
+    return load;
+}
+
+static void saei_clt_load_close(saei_load *load) {
+    saei_config_close(load);
+    saei_free(load->ctx, load->file);
+}
+
+SAE_API bool sae_clt_recognize(sae_context *ctx, const char *path) {
+    const saei_clt_format *format = NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    char error[sizeof ctx->error];
+    sae_logger logger;
+    saei_load load;
+    sae_result result;
+    if (!ctx || !path) return false;
+    memcpy(error, ctx->error, sizeof error);
+    logger = ctx->logger;
+    ctx->logger.log = NULL; /* nobody asked for an error */
+    load = saei_clt_load(ctx, NULL, path);
+    result = saei_path_find(ctx, "sae_clt_recognize", path, &kind);
+    if (result == SAE_OK && kind == SAEI_PATH_FOLDER) result = saei_clt_format_of(&load, &format);
+    saei_clt_load_close(&load);
+    ctx->logger = logger;
+    memcpy(ctx->error, error, sizeof error);
+    return format != NULL;
+}
+
+static sae_result saei_clt_read(saei_load *load, sae_clt *clt) {
+    const saei_clt_format *format;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    saei_clt_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    draft.clt = clt;
+    draft.prefix = "";
+    SAEI_TRY(saei_path_find(load->ctx, "sae_clt_open", load->path, &kind));
+    if (kind != SAEI_PATH_FOLDER)
+        return saei_load_fail(load, kind == SAEI_PATH_FILE ? SAE_ERR_UNSUPPORTED
+                                                           : SAE_ERR_NOT_FOUND,
+                              kind == SAEI_PATH_FILE ? "a file; a cross-layer transcoder, or a "
+                                                       "set, is a folder"
+                                                     : "there is no such folder");
+    SAEI_TRY(saei_clt_format_of(load, &format));
+    if (!format)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder holds no cross-layer "
+                              "transcoder and no set of transcoders that is known");
+    SAEI_TRY(format->read(&draft));
+    clt->origin.format = format->format;
+    clt->origin.layer = -1;
+    clt->origin.dict_size = clt->desc.dict_size;
+    clt->origin.k = clt->desc.k;
+    return saei_clt_end(&draft);
+}
+
+SAE_API sae_result sae_clt_open(sae_context *ctx, const sae_load_desc *desc, const char *path,
+                                sae_clt **out) {
+    saei_load load;
+    sae_clt *clt;
+    sae_result result;
+    if (!ctx || !path || !out)
+        return saei_fail(ctx, SAE_ERR_INVALID, "sae_clt_open: ctx, path or out is NULL");
+    clt = (sae_clt *)saei_calloc(ctx, 1, sizeof *clt);
+    if (!clt) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_clt_open: no memory for %s", path);
+    clt->ctx = ctx;
+    clt->arena.ctx = ctx;
+    load = saei_clt_load(ctx, desc, path);
+    result = saei_clt_read(&load, clt);
+    saei_clt_load_close(&load);
+    if (result == SAE_OK) *out = clt;
+    else sae_clt_close(clt);
+    return result;
+}
+
 /* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
-/* In a folder a format is known by its file; a file that lies alone is known by its name, else by
-   probe. */
+/* In a folder a format is known by its file; a file that lies alone is known by its name. Where
+   several formats have such a file, or none, probe tells. */
 typedef struct saei_format {
     sae_format format;
-    const char *files[2]; /* the first that the folder has */
+    const char *files[4]; /* the first that the folder has */
     const char *config;   /* beside the file, or beside its folder `checkpoints`; may be NULL */
     bool (*probe)(const saei_load *load);
     sae_result (*read)(saei_load *load, sae_dictionary **out);
@@ -14808,74 +19622,237 @@ typedef struct saei_format {
 } saei_format;
 
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
-static const saei_format saei_formats[SAEI_NUM_FORMATS] = {
-    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", NULL }, "cfg.json",
+static const saei_format saei_formats[] = {
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
-    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", NULL }, "cfg.json",
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
       saei_sparsify_probe, saei_sparsify_read, saei_export_sparsify_fit, saei_export_sparsify },
-    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", NULL }, NULL,
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz" }, NULL,
       saei_gemma_probe, saei_gemma_read, NULL, NULL },
-    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors", NULL }, "config.json",
+    { SAE_FORMAT_GEMMA_SCOPE_2, { "params.safetensors" }, "config.json",
       saei_gemma_2_probe, saei_gemma_2_read, NULL, NULL },
-    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", NULL }, "hyperparams.json",
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors" }, "hyperparams.json",
       saei_llama_probe, saei_llama_read, NULL, NULL },
-    { SAE_FORMAT_OPENAI, { "autoencoder.pt", NULL }, NULL,
+    { SAE_FORMAT_LLAMASCOPIUM,
+      { "sae_weights.safetensors", "sae_weights.pt", "checkpoints/final.safetensors",
+        "checkpoints/final.pt" }, "config.json",
+      saei_scopium_probe, saei_scopium_read, NULL, NULL },
+    { SAE_FORMAT_SCIENCE_OF_FINETUNING,
+      { "model.safetensors", "model.pt", "ae.pt", "ae.safetensors" }, "config.json",
+      saei_finetuning_probe, saei_finetuning_read, NULL, NULL },
+    { SAE_FORMAT_CKKISSANE, { "cc_weights.pt" }, "cfg.json",
+      saei_ckkissane_probe, saei_ckkissane_read, NULL, NULL },
+    { SAE_FORMAT_OPENAI, { "autoencoder.pt" }, NULL,
       saei_openai_probe, saei_openai_read, NULL, NULL },
+    { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
+      saei_tracer_probe, saei_tracer_read, NULL, NULL },
+    { SAE_FORMAT_QWEN_SCOPE, { NULL }, "config.json",
+      saei_qwen_probe, saei_qwen_read, NULL, NULL },
+    { SAE_FORMAT_GOODFIRE, { NULL }, NULL,
+      saei_goodfire_probe, saei_goodfire_read, NULL, NULL },
+    { SAE_FORMAT_ATTENTION_OUT, { NULL }, "*_cfg.json",
+      saei_attention_probe, saei_attention_read, NULL, NULL },
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
 };
+enum { SAEI_NUM_READERS = sizeof saei_formats / sizeof saei_formats[0] };
 
-/* Sets load->file, and *out where its name or the folder says which format it is. */
-static sae_result saei_load_locate(saei_load *load, const saei_format **out) {
+/* At which place a format has a file of that name, or (path) one that path ends in; 4: nowhere. */
+static size_t saei_format_place(const saei_format *format, const char *file, bool path) {
+    size_t i = 0;
+    if (path) file = saei_path_base(file);
+    while (i < 4 && format->files[i] && strcmp(file, format->files[i]) != 0) i++;
+    return i < 4 && format->files[i] ? i : 4;
+}
+
+/* ---- a folder that holds no dictionary ---- */
+
+/* Dictionaries under a folder, for a message. left: files that are still looked for, so that a
+   large tree costs little. */
+typedef struct saei_below {
+    const saei_load *load;
+    char list[SAEI_NAMES];
+    size_t left;
+} saei_below;
+
+static bool saei_below_is_file(saei_below *below, const char *folder, const char *name) {
+    char *path = below->left ? saei_path_join(below->load->ctx, folder, name) : NULL;
+    saei_path_kind kind = SAEI_PATH_NONE;
+    if (below->left) below->left--;
+    if (path && saei_path_find(below->load->ctx, "sae_dictionary_load", path, &kind) != SAE_OK)
+        kind = SAEI_PATH_NONE;
+    saei_free(below->load->ctx, path);
+    return kind == SAEI_PATH_FILE;
+}
+
+/* Lists the folders, `depth` levels under folder, that have a file by which a format is known;
+   shown: how the message calls folder. */
+static void saei_below_add(saei_below *below, const char *folder, const char *shown, size_t depth) {
+    const sae_context *ctx = below->load->ctx;
+    saei_names names;
+    if (saei_names_of(ctx, "sae_dictionary_load", folder, &names) != SAE_OK) return;
+    for (size_t i = 0; i < names.count && below->left; i++) {
+        const char *name = (const char *)names.names[i];
+        char *path = saei_path_join(ctx, folder, name);
+        char *to = *shown ? saei_path_join(ctx, shown, name) : saei_strdup(ctx, name);
+        saei_path_kind kind = SAEI_PATH_NONE;
+        bool found = false;
+        below->left--;
+        if (path && to && saei_path_find(ctx, "sae_dictionary_load", path, &kind) == SAE_OK
+            && kind == SAEI_PATH_FOLDER) {
+            for (size_t r = 0; r < SAEI_NUM_READERS && !found && depth == 1; r++)
+                for (size_t k = 0; k < 4 && saei_formats[r].files[k] && !found; k++)
+                    found = saei_below_is_file(below, path, saei_formats[r].files[k]);
+            if (found) saei_list_name(below->list, to);
+            if (depth > 1) saei_below_add(below, path, to, depth - 1);
+        }
+        saei_free(ctx, path);
+        saei_free(ctx, to);
+    }
+    saei_names_free(ctx, &names);
+}
+
+/* Files of weights in the folder itself: those of several layers may lie side by side. How many;
+   *only becomes the path of one that lies alone, in fresh memory. */
+static size_t saei_below_files(saei_below *below, char **only) {
+    static const char *const endings[] = { ".pt", ".pth", ".safetensors", ".npz" };
+    const sae_context *ctx = below->load->ctx;
+    saei_names names;
+    size_t count = 0;
+    if (saei_names_of(ctx, "sae_dictionary_load", below->load->path, &names) != SAE_OK) return 0;
+    for (size_t i = 0; i < names.count; i++)
+        for (size_t e = 0; e < 4; e++) {
+            const char *name = (const char *)names.names[i];
+            if (!saei_ends_with(name, endings[e])) continue;
+            saei_list_name(below->list, name);
+            saei_free(ctx, *only);
+            *only = count++ ? NULL : saei_path_join(ctx, below->load->path, name);
+        }
+    saei_names_free(ctx, &names);
+    return count;
+}
+
+/* Why load->path, a folder, is no dictionary; files: the names it could have. */
+static sae_result saei_load_nothing(saei_load *load, const char *files) {
+    static const char *const configs[] = { "cfg.json", "config.json", "hyperparams.json" };
+    saei_below below;
+    char *only = NULL;
+    memset(&below, 0, sizeof below);
+    below.load = load;
+    if (sae_clt_recognize(load->ctx, load->path))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder or a set of "
+                              "transcoders, which sae_clt_open opens");
+    below.left = 5000;
+    if (saei_below_files(&below, &only) == 1 && only) { /* its name need not be known */
+        saei_free(load->ctx, load->file);
+        load->file = only;
+        return SAE_OK;
+    }
+    if (*below.list)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has no file that says which it "
+                              "is, but %s: name one", below.list);
+    for (size_t depth = 1; depth <= 4 && !*below.list; depth++)
+        saei_below_add(&below, load->path, "", depth);
+    if (*below.list)
+        return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder holds the dictionaries %s: name "
+                              "one", below.list);
+    below.left = 10;
+    for (size_t i = 0; i < 3; i++)
+        if (saei_below_is_file(&below, load->path, configs[i]))
+            return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has %s, but no weights: "
+                                  "none of %s", configs[i], files);
+    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+}
+
+/* Sets load->file; *name becomes the file's name in a folder, NULL for a path of a file. */
+static sae_result saei_load_locate(saei_load *load, const char **name) {
     saei_path_kind kind = SAEI_PATH_FILE, inside;
     char files[SAEI_NAMES] = "";
+    *name = NULL;
     if (!load->data)
         SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->path, &kind));
     if (kind == SAEI_PATH_FILE) {
-        const char *name = load->data ? load->desc.name : load->path;
-        load->file = saei_strdup(load->ctx, name ? name : "");
-        if (!load->file) return saei_load_no_memory(load);
+        const char *path = load->data ? load->desc.name : load->path;
+        load->file = saei_strdup(load->ctx, path ? path : "");
+        return load->file ? SAE_OK : saei_load_no_memory(load);
     }
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++)
-        for (size_t i = 0; i < 2 && saei_formats[r].files[i]; i++) {
-            const char *name = saei_formats[r].files[i];
-            if (kind == SAEI_PATH_FILE) {
-                if (strcmp(saei_path_base(load->file), name) == 0) *out = &saei_formats[r];
-                continue;
-            }
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++)
+        for (size_t i = 0; i < 4 && saei_formats[r].files[i]; i++) {
+            *name = saei_formats[r].files[i];
             saei_free(load->ctx, load->file);
-            load->file = saei_path_join(load->ctx, load->path, name);
+            load->file = saei_path_join(load->ctx, load->path, *name);
             if (!load->file) return saei_load_no_memory(load);
-            *out = &saei_formats[r];
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->file, &inside));
             if (inside == SAEI_PATH_FILE) return SAE_OK;
-            saei_list_name(files, name);
+            if (!strstr(files, *name)) saei_list_name(files, *name);
         }
-    if (kind == SAEI_PATH_FILE) return SAE_OK;
     if (kind == SAEI_PATH_NONE)
         return saei_load_fail(load, SAE_ERR_NOT_FOUND, "there is no such file or folder");
-    return saei_load_fail(load, SAE_ERR_NOT_FOUND, "the folder has none of %s", files);
+    *name = NULL;
+    return saei_load_nothing(load, files);
 }
 
 static sae_result saei_load_open(saei_load *load) {
     saei_map map;
-    if (!load->data) return sae_tensor_file_open(load->ctx, load->file, &load->tensors);
     memset(&map, 0, sizeof map);
     map.data = (const unsigned char *)load->data;
     map.size = load->size;
-    return saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors);
+    if (load->data)
+        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors));
+    else SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
+    load->prefix = saei_load_prefix(load->tensors);
+    return SAE_OK;
+}
+
+/* The format of a file that is open: by its name if one format alone has such a name, else the
+   first of those that have it, or of all, that knows its tensors; else that which has the name at
+   the foremost place. */
+static sae_result saei_load_format(saei_load *load, const char *name, const saei_format **out) {
+    const char *file = name ? name : load->file;
+    const saei_format *named = NULL;
+    size_t count = 0, foremost = 4, place;
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
+        place = saei_format_place(&saei_formats[r], file, !name);
+        count += place < 4;
+        if (place < foremost) named = &saei_formats[r];
+        foremost = saei_min(foremost, place);
+    }
+    *out = named;
+    for (size_t r = 0; r < SAEI_NUM_READERS && count != 1; r++) {
+        if (count && saei_format_place(&saei_formats[r], file, !name) == 4) continue;
+        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
+        if (!saei_formats[r].probe(load)) continue;
+        *out = &saei_formats[r];
+        return SAE_OK;
+    }
+    return SAE_OK;
+}
+
+/* sae_load_desc.input_scale. */
+static sae_result saei_load_scale(const saei_load *load, sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const double s = load->desc.input_scale;
+    bool fits = dict->W_enc != dict->W_dec && !h->input_norm && !h->normalizer && !h->skip
+                && h->output_dim == h->activation_dim;
+    if (!(s > 0) || !(s <= FLT_MAX) || !((float)s > 0))
+        return saei_load_fail(load, SAE_ERR_INVALID, "sae_load_desc.input_scale is %g, allowed are "
+                              "finite numbers above 0", s);
+    if (!fits)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc.input_scale is set: it can "
+                              "be folded into dictionaries with an encoder of their own, an input "
+                              "as it is, an output as wide, and no skip");
+    saei_fold_scale(dict, (float)s, (float)s);
+    return SAE_OK;
 }
 
 static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     const saei_format *format = NULL;
     char names[SAEI_NAMES] = "";
     sae_dictionary *dict = NULL;
-    SAEI_TRY(saei_load_locate(load, &format));
+    const char *name;
+    SAEI_TRY(saei_load_locate(load, &name));
     SAEI_TRY(saei_load_open(load));
-    for (size_t r = 0; r < SAEI_NUM_FORMATS && !format; r++) {
-        if (saei_formats[r].config) SAEI_TRY(saei_load_config(load, saei_formats[r].config));
-        if (saei_formats[r].probe(load)) format = &saei_formats[r];
-    }
+    SAEI_TRY(saei_load_format(load, name, &format));
     if (!format) {
         for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++)
             saei_list_name(names, sae_tensor_file_get(load->tensors, i)->name);
@@ -14885,6 +19862,13 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     if (format->config) SAEI_TRY(saei_load_config(load, format->config));
     SAEI_TRY(format->read(load, &dict));
     dict->origin.format = format->format;
+    if (load->desc.input_scale != 0) {
+        sae_result result = saei_load_scale(load, dict);
+        if (result != SAE_OK) {
+            sae_dictionary_destroy(dict);
+            return result;
+        }
+    }
     *out = dict;
     return SAE_OK;
 }
@@ -14902,8 +19886,7 @@ static sae_result saei_load_all(sae_context *ctx, const sae_load_desc *desc, con
     if (desc) load.desc = *desc;
     result = saei_load_run(&load, out);
     sae_tensor_file_close(load.tensors);
-    sae_json_close(load.root);
-    saei_free(ctx, load.config_path);
+    saei_config_close(&load);
     saei_free(ctx, load.file);
     return result;
 }
@@ -14928,7 +19911,7 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
 static const saei_format *saei_format_written(sae_format format, char allowed[SAEI_NAMES]) {
     size_t at = 0;
     allowed[0] = 0;
-    for (size_t r = 0; r < SAEI_NUM_FORMATS; r++) {
+    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
         if (!saei_formats[r].write) continue;
         if (saei_formats[r].format == format) return &saei_formats[r];
         at += (size_t)snprintf(allowed + at, SAEI_NAMES - at, "%s%d (%s)", at ? ", " : "",
@@ -15046,6 +20029,9 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     if (!dict->W_dec)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
+    if (dict->desc.layers > 1)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary is of "
+                         "%zu layers, a control vector of one", dict->desc.layers);
     if (dict->desc.input_norm && !dict->desc.output_normalized)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary has an "
                          "input_norm, so its directions are of another length in every row");
@@ -15067,6 +20053,10 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     saei_free(dict->ctx, direction);
     return result;
 }
+
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #ifndef SAE_NO_TRAIN
 
@@ -15156,92 +20146,59 @@ enum {
     SAEI_BLAS_PART = 16      /* rows of one task of its selection */
 };
 
-/* Scratch memory of a work, cut into pieces. Each operation says in its job what it keeps where;
-   none leaves anything for another. */
-typedef struct saei_cpu_scratch {
-    float *panels;         /* [panels][d][48], or int16 pairs [panels][ld / 2][48]; dense: panels */
-    float *dense;          /* [threads][SAEI_DENSE_TARGETS][ld] */
-    float *lanes;          /* [threads][SAEI_DENSE_TARGETS][SAEI_DENSE_ROWS][16] */
-    uint64_t *marks;       /* [threads][ceil(m / 64)][SAEI_DENSE_TARGETS] */
-    uint64_t *active_bits; /* [batch][ceil(m / 64)] */
-    float *screen;         /* [saei_screen_floats(m)] */
-    float *value;          /* [threads][SAEI_TOP_LISTS], then [SAEI_BLAS_ROWS], of [capacity] */
-    uint32_t *latent;      /* alike */
-    size_t capacity;       /* of a row's list of candidates, a multiple of 16 */
-    int16_t *words;        /* [threads][SAEI_ENCODE_ROWS][ld] */
-    uint32_t *integers;    /* [max(SAEI_SORT_PARTS m, SAEI_SORT_PARTS batch, 65536)] */
-    double *block_sums;    /* [blocks of SAE_ROW_BLOCK rows][ld] */
-    double *doubles;       /* rows, columns, latents or chunks, whichever is most; twice that */
-    float *rows;           /* [threads][3][ld] */
-    float *latents;        /* [m'] */
-    unsigned char *draws;  /* [batch] records of resample */
-    float *products;       /* a BLAS's: [SAEI_BLAS_ROWS][SAEI_BLAS_LATENTS] */
-    saei_top *tops;        /* [SAEI_BLAS_ROWS] */
-    saei_quantized *facts; /* alike */
-} saei_cpu_scratch;
-
 typedef struct saei_draw {
     double key;
     size_t row;
 } saei_draw;
 
+/* Scratch memory of a work, cut into pieces: X(type, name, count, each) is count times each of a
+   type, in the terms of saei_cpu_layout. Each operation says in its job what it keeps where; none
+   leaves anything for another. */
+#define SAEI_CPU_PIECES(X)                                                                         \
+    /* W_enc packed [panels][d][48], or as int16 pairs [panels][ld / 2][48]; dense: panels */      \
+    X(float, panels, taller, 1)                                                                    \
+    X(float, dense, threads * SAEI_DENSE_TARGETS, ld)                                              \
+    X(float, lanes, threads * SAEI_DENSE_TARGETS, SAEI_DENSE_ROWS * 16)                            \
+    X(uint64_t, marks, threads * SAEI_DENSE_TARGETS, saei_ceil_div(m, SAEI_DENSE_ROWS))            \
+    X(uint64_t, active_bits, batch, saei_ceil_div(m, 64))                                          \
+    X(float, screen, saei_screen_floats(m), 1)                                                     \
+    X(float, value, lists, s->capacity)                                                            \
+    X(uint32_t, latent, lists, s->capacity)                                                        \
+    X(int16_t, words, threads * SAEI_ENCODE_ROWS, ld)                                              \
+    X(uint32_t, integers, saei_max(SAEI_SORT_PARTS * saei_max(padded, batch), 65536), 1)           \
+    X(double, block_sums, saei_ceil_div(saei_max(batch, padded), SAE_ROW_BLOCK), ld)               \
+    X(double, doubles, most, 2) /* most: of rows, columns, latents, chunks */                      \
+    X(float, rows, threads * 3, ld)                                                                \
+    X(float, latents, padded, 1)                                                                   \
+    X(saei_draw, draws, batch, 1)                                                                  \
+    X(float, products, blas_rows * SAEI_BLAS_LATENTS, 1) /* a BLAS's, and of its rows: */          \
+    X(saei_top, tops, blas_rows, 1)                                                                \
+    X(saei_quantized, facts, blas_rows, 1)
+
+typedef struct saei_cpu_scratch {
+    size_t capacity; /* of a row's list of candidates in value and latent, a multiple of 16 */
+#define SAEI_MEMBER(type, name, count, each) type *name;
+    SAEI_CPU_PIECES(SAEI_MEMBER)
+#undef SAEI_MEMBER
+} saei_cpu_scratch;
+
 /* Fills s with pieces of base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_cpu_layout(const sae_context *ctx, const sae_shape *h, void *base,
                               saei_cpu_scratch *s) {
-    size_t at = 0, threads = (size_t)ctx->threads;
-    size_t all = saei_ceil_div(h->dict_size, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
-    size_t m = saei_align16(h->dict_size), most = saei_max(saei_max(h->batch, m), h->ld);
-    unsigned char *b = (unsigned char *)base;
-    size_t panels, screen, value, latent, words, integers, block_sums, doubles, rows, latents;
-    size_t draws, dense, width, taller, lanes, marks, active;
-    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, h->batch);
-    size_t lists = threads * SAEI_TOP_LISTS + blas_rows, products, tops, facts;
-    if (h->dict_size > UINT32_MAX || h->batch > UINT32_MAX
-        || !saei_mul(all, h->ld, &width) || !saei_mul(saei_max(all, h->batch), h->ld, &taller))
+    size_t at = 0, threads = (size_t)ctx->threads, batch = h->batch, ld = h->ld, m = h->dict_size;
+    size_t all = saei_ceil_div(m, SAEI_PANEL) * SAEI_PANEL; /* latents in panels */
+    size_t padded = saei_align16(m), most = saei_max(saei_max(batch, padded), ld), width, taller;
+    size_t blas_rows = saei_min(SAEI_BLAS_ROWS, batch);
+    size_t lists = threads * SAEI_TOP_LISTS + blas_rows; /* of a BLAS's rows behind the others */
+    if (m > UINT32_MAX || batch > UINT32_MAX || !saei_mul(all, ld, &width)
+        || !saei_mul(saei_max(all, batch), ld, &taller))
         return SIZE_MAX;
     most = saei_max(most, 2 * width / SAEI_CHUNK + 64);
-    s->capacity = saei_align16(saei_min(4 * h->k, m) + 4 * SAEI_PANEL);
-    panels = saei_place(&at, taller, sizeof(float));
-    dense = saei_place(&at, threads * SAEI_DENSE_TARGETS, h->ld * sizeof(float));
-    lanes = saei_place(&at, threads * SAEI_DENSE_TARGETS,
-                           SAEI_DENSE_ROWS * 16 * sizeof(float));
-    marks = saei_place(&at, threads * SAEI_DENSE_TARGETS,
-                           saei_ceil_div(h->dict_size, SAEI_DENSE_ROWS) * sizeof(uint64_t));
-    active = saei_place(&at, h->batch, saei_ceil_div(h->dict_size, 64) * sizeof(uint64_t));
-    screen = saei_place(&at, saei_screen_floats(h->dict_size), sizeof(float));
-    value = saei_place(&at, lists, s->capacity * sizeof(float));
-    latent = saei_place(&at, lists, s->capacity * sizeof(float));
-    words = saei_place(&at, threads * SAEI_ENCODE_ROWS, h->ld * sizeof(int16_t));
-    integers = saei_place(&at, saei_max(SAEI_SORT_PARTS * saei_max(m, h->batch), 65536),
-                              sizeof(uint32_t));
-    block_sums = saei_place(&at, saei_ceil_div(saei_max(h->batch, m), SAE_ROW_BLOCK),
-                                h->ld * sizeof(double));
-    doubles = saei_place(&at, most, 2 * sizeof(double));
-    rows = saei_place(&at, threads * 3, h->ld * sizeof(float));
-    latents = saei_place(&at, m, sizeof(float));
-    draws = saei_place(&at, h->batch, sizeof(saei_draw));
-    products = saei_place(&at, blas_rows * SAEI_BLAS_LATENTS, sizeof(float));
-    tops = saei_place(&at, blas_rows, sizeof(saei_top));
-    facts = saei_place(&at, blas_rows, sizeof(saei_quantized));
-    if (at == SIZE_MAX || !b) return at;
-    s->panels = (float *)(void *)(b + panels);
-    s->dense = (float *)(void *)(b + dense);
-    s->lanes = (float *)(void *)(b + lanes);
-    s->marks = (uint64_t *)(void *)(b + marks);
-    s->active_bits = (uint64_t *)(void *)(b + active);
-    s->screen = (float *)(void *)(b + screen);
-    s->value = (float *)(void *)(b + value);
-    s->latent = (uint32_t *)(void *)(b + latent);
-    s->words = (int16_t *)(void *)(b + words);
-    s->integers = (uint32_t *)(void *)(b + integers);
-    s->block_sums = (double *)(void *)(b + block_sums);
-    s->doubles = (double *)(void *)(b + doubles);
-    s->rows = (float *)(void *)(b + rows);
-    s->latents = (float *)(void *)(b + latents);
-    s->draws = b + draws;
-    s->products = (float *)(void *)(b + products);
-    s->tops = (saei_top *)(void *)(b + tops);
-    s->facts = (saei_quantized *)(void *)(b + facts);
+    s->capacity = saei_align16(saei_min(4 * h->k, padded) + 4 * SAEI_PANEL);
+#define SAEI_PLACE(type, name, count, each)                                                        \
+    s->name = (type *)saei_piece((unsigned char *)base, &at, count, (each) * sizeof(type));
+    SAEI_CPU_PIECES(SAEI_PLACE)
+#undef SAEI_PLACE
     return at;
 }
 
@@ -15262,19 +20219,8 @@ static void saei_cpu_close(const sae_context *ctx, void *state) {
     (void)ctx;
     (void)state;
 }
-/* Large pages where the system has them: rows are read in no order (15 % of such a reading). */
 static void *saei_cpu_alloc(const sae_work *w, size_t bytes) {
-    void *p = saei_alloc(w->ctx, bytes, 1);
-    if (!p) return NULL;
-#if defined(MADV_HUGEPAGE)
-    {
-        size_t page = 4096, skip = (page - ((uintptr_t)p & (page - 1))) & (page - 1);
-        if (bytes >= 4u << 20)
-            (void)madvise((unsigned char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
-    }
-#endif
-    memset(p, 0, bytes);
-    return p;
+    return saei_calloc(w->ctx, bytes, 1);
 }
 static void saei_cpu_free(const sae_work *w, void *memory) { saei_free(w->ctx, memory); }
 static size_t saei_cpu_scratch_bytes(const sae_work *w, const sae_shape *shape) {
@@ -15324,7 +20270,8 @@ static size_t saei_code_part_rows(const sae_context *ctx, size_t rows) {
     return saei_max(64, saei_ceil_div(saei_ceil_div(rows, parts), 64) * 64);
 }
 
-/* -- batch. Of every operation: its job is what its parts share -- */
+/* ==== >>cpu: batches ============================================= src/backend/cpu_batch.h ==== */
+/* Of every operation: its job is what its parts share. */
 
 typedef struct saei_load_job {
     sae_dtype dtype;
@@ -15506,7 +20453,8 @@ static void saei_encode_part(void *arg, size_t part, size_t worker) {
             const float *x[SAEI_TILE_ROWS];
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
                 x[i] = a->x + saei_min(g + i, r1 - 1) * a->ld;
-            job->kernels->tile(x, job->room.panels + first * a->d, a->d, false, product);
+            job->kernels->tile(x, SAEI_TILE_ROWS, job->room.panels + first * a->d, a->d, false,
+                               product, SAEI_PANEL);
             for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
                 const float *row = product + (r - g) * SAEI_PANEL;
                 if (top_k) saei_keep_top(job, first, count, row, bias, &top[r - r0]);
@@ -17183,7 +22131,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
                               float *const (*biases)[3], size_t num_biases) {
     const saei_kernels *kernels = w->ctx->kernels;
     size_t ld = w->shape.ld;
-    saei_draw *draws = (saei_draw *)(void *)saei_cpu_scratch_of(w).draws; /* [n] */
+    saei_draw *draws = saei_cpu_scratch_of(w).draws; /* [n] */
     double alive = 0;
     size_t living = 0, dead, used = 0;
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
@@ -17493,16 +22441,19 @@ enum { /* traits of a scheme */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
     SAEI_DEAD = 1 << 5,        /* latents silent for dead_feature_threshold rows are counted */
-    SAEI_TOP_K = 1 << 6,       /* the k largest latents: auxk, a running threshold, b_dec starts at
-                                  the median of the first batch */
-    SAEI_EACH_ROW = 1 << 7,    /* k of each row, not k n of the batch */
-    SAEI_NESTED = 1 << 8       /* groups of latents, each with its own reconstruction */
+    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which
+                                  may be annealed, and a running threshold, its later choice */
+    SAEI_EACH_ROW = 1 << 7,    /* SAEI_TOP_K: k of each row, and later too */
+    SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
+    SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
+    SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
+    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
 };
 
 /* A training scheme: what sets it apart from the others. */
 typedef struct saei_scheme {
     sae_trainer_kind kind;
-    double lr;                             /* default; SAEI_TOP_K: with 16384 latents */
+    double lr;                             /* default */
     double beta1;                          /* of Adam; beta2 is 0.999, eps 1e-8 */
     sae_sparsity_function sparsity;        /* default */
     unsigned traits;
@@ -17601,18 +22552,11 @@ static void saei_lazy_adam_update(sae_trainer *t, const sae_adam_desc *adam, uin
 
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
                               bool listed) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.x = t->xc;
-    a.W = t->param.W_enc;
+    sae_encode_args a = saei_encode_args_of(&t->view, select, t->xc, t->n);
+    a.W = t->param.W_enc; /* those of the view are the host's */
     a.bias = t->param.b_enc;
-    a.n = t->n;
-    a.d = t->desc.activation_dim;
-    a.ld = t->view.ld;
-    a.m = t->desc.dict_size;
     a.list = listed ? t->list : NULL;
     a.list_count = t->list_count;
-    a.select = select;
     a.k = k;
     a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
     a.bandwidth = (float)t->desc.bandwidth;
@@ -17910,6 +22854,11 @@ static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_sta
    that every trainer has may be left out: first what the reference writes into config.json, in its
    order; after the + what it leaves out, which is written after all else. */
 
+enum { /* traits that go together here */
+    SAEI_TOP_K_FAMILY = SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN
+                        | SAEI_SCALED
+};
+
 static const saei_scheme saei_schemes[] = {
     { SAE_TRAINER_STANDARD, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_CONSTRAINED, saei_grads_standard,
       saei_loss_standard,
@@ -17938,19 +22887,17 @@ static const saei_scheme saei_schemes[] = {
       "sparsity_warmup_steps decay_start resample_steps steps seed layer lm_name wandb_name "
       "submodule_name + initial_sparsity_penalty anneal_end" },
     { SAE_TRAINER_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_EACH_ROW, saei_grads_top_k,
-      saei_loss_top_k,
+      SAEI_TOP_K_FAMILY | SAEI_EACH_ROW, saei_grads_top_k, saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
       "submodule_name + k_anneal_steps top_k_aux dead_feature_threshold" },
-    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K, saei_grads_top_k, saei_loss_top_k,
+    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1, SAEI_TOP_K_FAMILY, saei_grads_top_k,
+      saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size k device layer lm_name "
       "wandb_name submodule_name + k_anneal_steps dead_feature_threshold" },
     { SAE_TRAINER_MATRYOSHKA, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_NESTED, saei_grads_top_k,
-      saei_loss_top_k,
+      SAEI_TOP_K_FAMILY | SAEI_NESTED, saei_grads_top_k, saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size group_fractions group_weights "
       "group_sizes k device layer lm_name wandb_name submodule_name "
@@ -18166,12 +23113,11 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
     double scale = (double)desc->dict_size / 16384;
-    bool top_k;
     if (!scheme) return; /* kind is refused later */
-    top_k = (scheme->traits & SAEI_TOP_K) != 0;
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
-    saei_default_number(&desc->lr, top_k ? scheme->lr / sqrt(scale > 0 ? scale : 1) : scheme->lr);
+    if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
+    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
@@ -18444,7 +23390,7 @@ static bool saei_trainer_memory(sae_trainer *t) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
         stride = saei_min(stride, h->dict_size);
     }
-    if (saei_has_trait(t, SAEI_TOP_K) && saei_number_of(h->auxk_alpha) > 0)
+    if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
@@ -18608,6 +23554,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.ctx = ctx;
     t->view.desc = *shape;
     t->view.desc.output_dim = saei_output_dim(shape);
+    t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
@@ -18911,7 +23858,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_has_trait(t, SAEI_TOP_K) && step == 0)
+    if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     t->scheme->gradients(t);
@@ -19285,24 +24232,15 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     const sae_dictionary *dict = &s->dict;
     bool centred = saei_subtracts(&dict->desc);
     uint32_t bad = 0;
-    if (!n || n > s->w.shape.batch)
+    if (n > s->w.shape.batch)
         return saei_fail(s->ctx, SAE_ERR_INVALID,
-                         "%s: n is %zu rows, allowed are 1 to batch_size, %zu", who, n,
+                         "%s: n is %zu rows, allowed are 0 to batch_size, %zu", who, n,
                          s->w.shape.batch);
     SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
     if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
-    memset(&a, 0, sizeof a);
-    a.x = centred ? s->xc : s->x;
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.n = n;
-    a.d = s->w.shape.d;
-    a.ld = s->w.shape.ld;
-    a.m = s->w.shape.dict_size;
-    a.select = s->select;
-    a.k = dict->desc.k;
+    a = saei_encode_args_of(dict, s->select, centred ? s->xc : s->x, n);
     a.theta = s->jump ? s->theta : NULL;
     a.bandwidth = 1e-30f;
     a.warm = s->warm;
@@ -19320,10 +24258,13 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
 
 SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
                                       sae_sparse *out) {
+    const char *missing = x ? saei_sparse_missing(out) : "x";
     size_t at = 0, kept = 0, total = 0;
     if (!s) return SAE_ERR_INVALID;
-    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: an array is NULL");
+    if (n && missing)
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: %s is NULL", missing);
+    if (out && out->row_begin) out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
     s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
     SAEI_TRY(s->ops->status(&s->w));
@@ -19343,7 +24284,6 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
     }
     SAEI_TRY(s->ops->status(&s->w));
     at = 0;
-    out->row_begin[0] = 0;
     for (size_t r = 0; r < n; r++) { /* zeros are not listed */
         for (size_t j = 0; j < s->count[r]; j++, at++)
             if (out->value[at] != 0) {
@@ -19358,6 +24298,7 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
 SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
     size_t d, ld;
     if (!s) return SAE_ERR_INVALID;
+    if (!n) return SAE_OK;
     if (!x || !x_hat)
         return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_forward: %s is NULL",
                          x ? "x_hat" : "x");
@@ -19978,6 +24919,18 @@ struct sae_buffer {
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
+static sae_result saei_buffer_fail(const sae_context *ctx, sae_result result, const char *format,
+                                   ...) SAEI_PRINTF(3, 4);
+static sae_result saei_buffer_fail(const sae_context *ctx, sae_result result, const char *format,
+                                   ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(ctx, result, "sae_buffer_create: %s", text);
+}
+
 /* ---- slabs and streams ---- */
 
 /* n contiguous values to float32; false if one of them is NaN or infinite. */
@@ -20030,13 +24983,12 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     if (name && !saei_ends_with(slab->name, ".npy")) {
         found = sae_tensor_file_find(slab->file, name);
         if (!found)
-            return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
-                             slab->name, name);
+            return saei_buffer_fail(ctx, SAE_ERR_NOT_FOUND, "%s holds no tensor \"%s\"", slab->name,
+                                    name);
         if (found->ndim != 2)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_buffer_create: tensor \"%s\" of %s has %zu "
-                             "axes, allowed are 2 (rows, dim)",
-                             name, slab->name, found->ndim);
+            return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                    "tensor \"%s\" of %s has %zu axes, allowed are 2 (rows, dim)",
+                                    name, slab->name, found->ndim);
     } else {
         for (size_t i = 0; i < count; i++) {
             const sae_tensor *t = sae_tensor_file_get(slab->file, i);
@@ -20045,22 +24997,18 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
             fit++;
         }
         if (!found)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_buffer_create: %s holds no array of 2 axes "
-                             "(rows, dim)",
-                             slab->name);
+            return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                    "%s holds no array of 2 axes (rows, dim)", slab->name);
         if (fit > 1)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: %s holds %zu tensors of 2 axes: "
-                             "tensor must name one (for example \"%s\")",
-                             slab->name, fit, found->name);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "%s holds %zu tensors of 2 axes: tensor "
+                                    "must name one (for example \"%s\")", slab->name, fit,
+                                    found->name);
     }
     if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16
         && found->dtype != SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_buffer_create: %s holds %s, allowed are F32, "
-                         "F16, BF16, F64",
-                         slab->name, sae_dtype_name(found->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                "%s holds %s, allowed are F32, F16, BF16, F64", slab->name,
+                                sae_dtype_name(found->dtype));
     *out = found;
     return SAE_OK;
 }
@@ -20079,16 +25027,13 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
                        : saei_looks_safetensors(d, n) ? ".safetensors"
                                                       : NULL;
     if (kind)
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a %s file, and by its "
-                         "name it would be read as raw values: let the name end in %s",
-                         slab->name, kind, kind);
-    if (saei_looks_zip(d, n))
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a zip archive (.pt, "
-                         ".npz), allowed are .npy, .safetensors and raw values: save the array as "
-                         ".npy",
-                         slab->name);
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s looks like a %s file, and by its name it "
+                                "would be read as raw values: let the name end in %s", slab->name,
+                                kind, kind);
+    if (saei_looks_zip(d, n) || saei_looks_gguf(d, n))
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s looks like a %s, allowed are .npy, "
+                                ".safetensors and raw values: save the array as .npy", slab->name,
+                                saei_looks_gguf(d, n) ? ".gguf" : "zip archive (.pt, .npz)");
     return SAE_OK;
 }
 
@@ -20099,8 +25044,7 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size_t size, row;
     slab->name = saei_strdup(ctx, path);
     if (!slab->name)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
-                         path);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for the name %s", path);
     if (saei_ends_with(path, ".npy") || saei_ends_with(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
         SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
@@ -20116,20 +25060,16 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
     SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dim is 0, but %s holds raw values, which do not say "
-                         "how wide a row is (.npy and .safetensors do)",
-                         path);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, but %s holds raw values, which "
+                                "do not say how wide a row is (.npy and .safetensors do)", path);
     slab->dtype = source->dtype;
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: dim is %zu, too large",
-                         source->dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is %zu, too large", source->dim);
     if (slab->map.size % row)
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s has %zu bytes, not a multiple of "
-                         "a row's %zu (%zu of %s)",
-                         path, slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT,
+                                "%s has %zu bytes, not a multiple of a row's %zu (%zu of %s)", path,
+                                slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
     slab->data = slab->map.data;
     slab->rows = slab->map.size / row;
     slab->row_stride = (int64_t)row;
@@ -20143,24 +25083,22 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
     uint64_t dim = 0;
     s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
     if (!s->slabs)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
-                         num_files);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for %zu files", num_files);
     s->num_slabs = num_files;
     for (size_t i = 0; i < num_files; i++) {
         saei_slab *slab = &s->slabs[i];
         if (!files[i])
-            return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: file %zu is NULL", i);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "file %zu is NULL", i);
         SAEI_TRY(saei_slab_open(ctx, files[i], source, slab, &dim));
         if (dim == 0 || dim > SIZE_MAX / 8 || slab->rows > (uint64_t)INT64_MAX - s->rows)
-            return saei_fail(ctx, SAE_ERR_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
-                             files[i], (unsigned long long)slab->rows, (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s has the shape [%llu,%llu]", files[i],
+                                    (unsigned long long)slab->rows, (unsigned long long)dim);
         if (source->dim && dim != source->dim)
-            return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of "
-                             "%llu", source->dim, files[i], (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_MISMATCH, "dim is %zu, %s has rows of %llu",
+                                    source->dim, files[i], (unsigned long long)dim);
         if (i && dim != s->dim)
-            return saei_fail(ctx, SAE_ERR_MISMATCH,
-                             "sae_buffer_create: %s has rows of %zu, %s of %llu", files[0], s->dim,
-                             files[i], (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_MISMATCH, "%s has rows of %zu, %s of %llu",
+                                    files[0], s->dim, files[i], (unsigned long long)dim);
         s->dim = (size_t)dim;
         slab->begin = s->rows;
         s->rows += slab->rows;
@@ -20175,12 +25113,12 @@ static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *so
                                      const void *data, saei_stream *s) {
     size_t size = sae_dtype_size(source->dtype), row, all;
     s->slabs = (saei_slab *)saei_calloc(ctx, 1, sizeof *s->slabs);
-    if (!s->slabs) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!s->slabs) return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
     s->num_slabs = 1;
     if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all)
         || all > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
-                         source->rows, source->dim, sae_dtype_name(source->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "data is [%zu,%zu] of %s", source->rows,
+                                source->dim, sae_dtype_name(source->dtype));
     s->slabs->data = (const unsigned char *)data;
     s->slabs->dtype = s->dtype = source->dtype;
     s->slabs->rows = s->rows = source->rows;
@@ -20199,26 +25137,22 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source needs exactly one of "
-                         "data, files, read");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "the source needs exactly one of data, files, read");
     if ((source->target && !source->data) || (source->num_target_files && !source->num_files)
         || (source->has_target && !source->read))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: the target must come the way the "
-                         "input does: target with data, target_files with files, has_target with "
-                         "read");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the target must come the way the input "
+                                "does: target with data, target_files with files, has_target with "
+                                "read");
     if (!source->dtype) source->dtype = SAE_F32;
     if (source->dtype != SAE_F32 && source->dtype != SAE_F16 && source->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dtype is %d (%s), allowed are F32, "
-                         "F16, BF16",
-                         (int)source->dtype, sae_dtype_name(source->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "dtype is %d (%s), allowed are F32, F16, BF16", (int)source->dtype,
+                                sae_dtype_name(source->dtype));
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: dim is 0, with read it must be "
-                             "given");
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, with read it must be given");
         x->dim = y->dim = source->dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
@@ -20235,11 +25169,12 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     }
     b->source_rows = x->rows;
     if (!x->rows)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source has no rows");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the source has no rows");
     if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
-        return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the "
-                         "target [%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
-                         (unsigned long long)y->rows, y->dim);
+        return saei_buffer_fail(ctx, SAE_ERR_MISMATCH,
+                                "the input is [%llu,%zu], the target [%llu,%zu]; they must agree",
+                                (unsigned long long)x->rows, x->dim, (unsigned long long)y->rows,
+                                y->dim);
     return SAE_OK;
 }
 
@@ -20251,13 +25186,11 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: batch_size is %zu, too large for "
-                         "rows of %zu",
-                         d->batch_size, dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "batch_size is %zu, too large for rows of %zu", d->batch_size, dim);
     if (d->rows && d->rows < twice && !d->sequential)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at "
-                         "least twice the batch_size of %zu", d->rows, d->batch_size);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "rows is %zu, allowed is 0 or at least "
+                                "twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
                                 : saei_max((size_t)SAEI_BUFFER_BYTES / saei_max(row, 1), twice);
@@ -20280,8 +25213,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
         b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
     if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot
         || !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_buffer_create: no memory for %zu rows of %zu", b->capacity, dim);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for %zu rows of %zu",
+                                b->capacity, dim);
     for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
     return SAE_OK;
 }
@@ -20294,26 +25227,21 @@ static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
     if (b->stream[0].dim % d->heads)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: heads is %zu, which does not divide "
-                         "the rows' %zu",
-                         d->heads, b->stream[0].dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "heads is %zu, which does not divide the rows' %zu", d->heads,
+                                b->stream[0].dim);
     if (multiple != multiple || (multiple != 0 && multiple < 1))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "allowed is 0 (none) or at least 1",
-                         multiple);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "max_activation_norm_multiple is %g, "
+                                "allowed is 0 (none) or at least 1", multiple);
     if (multiple > 0 && d->sequential)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "it needs the shuffled order",
-                         multiple);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "max_activation_norm_multiple is %g, it needs the shuffled order",
+                                multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
         if (!d->single_pass && !clamp)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: batch_size is %zu, the source "
-                             "has only %llu rows",
-                             d->batch_size, (unsigned long long)b->source_rows);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                    "batch_size is %zu, the source has only %llu rows",
+                                    d->batch_size, (unsigned long long)b->source_rows);
         d->batch_size = (size_t)b->source_rows;
         if (!d->sequential) d->rows = 0;
     }
@@ -20327,10 +25255,10 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     sae_result result;
     if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: desc or out is NULL");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
     if (!b) {
-        saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
         return SAE_ERR_OUT_OF_MEMORY; /* spelled out for static analysers */
     }
     b->ctx = ctx;
@@ -21172,6 +26100,8 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
         saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
         if (l->desc.normalize_activations) saei_text_add_real(own, (double)l->now.norm_factor);
         else saei_text_add(own, "null");
+        if (b->heads > 1) saei_text_add(own, ", \"head\": %zu, \"heads\": %zu", i, b->heads);
+        if (l->desc.prepend_bos) saei_text_add(own, ", \"prepend_bos\": true");
         saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
                       "\"finished_steps\": %llu, \"fingerprint\": \"%s\"}",
                       (unsigned long long)d->seed, (unsigned long long)b->seed,
@@ -21432,18 +26362,19 @@ typedef struct saei_evaluator {
 
 static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
-    size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
+    size_t batch = v->buffer->desc.batch_size, capacity;
+    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
-    if (dict->desc.k_fraction > 0) k++;
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
-    v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
+    v->m = sae_dictionary_num_latents(dict);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
-    if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
+    capacity = sae_dictionary_capacity(dict, v->chunk);
+    if (capacity == SIZE_MAX)
         return saei_fail(v->ctx, SAE_ERR_INVALID, "sae_evaluate: batch_size is %zu, too large",
                          batch);
     v->code.capacity = capacity;
@@ -21453,14 +26384,14 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->x_hat = (float *)saei_alloc(v->ctx, batch * v->out, sizeof *v->x_hat);
     v->active = (double *)saei_calloc(v->ctx, v->m, sizeof *v->active);
     v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
-    if (dict->desc.arch == SAE_ARCH_STANDARD_NEW)
+    if (carries)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
-        || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
+        || !v->columns || (carries && !v->norms)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
@@ -21541,7 +26472,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     return SAE_OK;
 }
 
-/* Sum over the columns of the unbiased variance of y, or of y - x_hat. */
+/* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
+   backend's, which takes blocks of rows and an e that was rounded to floats. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
@@ -21802,7 +26734,9 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                          dict->W_dec ? "output_dim is not activation_dim"
                                      : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
-    if (!x || !f) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (!x || !f)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: %s is NULL",
+                         x ? "f" : "x");
     if (target_l0 > dict->desc.dict_size)
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_grad_pursuit: target_l0 is %zu, allowed is "
@@ -21835,19 +26769,26 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 
 /* ==== >>experiments ================================================ src/run/experiments.h ==== */
 
+typedef struct saei_ghosts {
+    saei_infer infer;
+    const uint8_t *mask;
+    float *out; /* [n,d] */
+} saei_ghosts;
+
 /* Rows through panels; latents ascend, so the sums are in the rows order. */
-static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
+static void saei_ghost_rows(const saei_ghosts *g, const saei_room *room, size_t r0, size_t rows) {
+    const saei_infer *q = &g->infer;
     const sae_dictionary *dict = q->dict;
     size_t d = dict->desc.activation_dim;
-    memset(q->ghost + r0 * d, 0, rows * d * sizeof(float));
+    memset(g->out + r0 * d, 0, rows * d * sizeof(float));
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
         for (size_t r = 0; r < rows; r++)
             for (size_t j = 0; j < count; j++) {
                 const float *row = dict->W_dec + (first + j) * dict->ld_out;
-                float *out = q->ghost + (r0 + r) * d, p, e;
-                if (!q->mask[first + j]) continue;
+                float *out = g->out + (r0 + r) * d, p, e;
+                if (!g->mask[first + j]) continue;
                 p = room->product[r * SAEI_PANEL + j] + dict->b_enc[first + j];
                 e = (float)saei_exp((double)p);
                 for (size_t c = 0; c < d; c++) out[c] = fmaf(e, row[c], out[c]);
@@ -21855,38 +26796,39 @@ static void saei_ghost_rows(const saei_infer *q, const saei_room *room, size_t r
     }
 }
 
-static SAEI_NOINLINE void saei_ghost_block(const saei_infer *q, size_t r0, size_t end) {
+static SAEI_NOINLINE void saei_ghost_block(const saei_ghosts *g, size_t r0, size_t end) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_room_take(g->infer.dict->ctx, &small);
     for (size_t r = r0; r < end; r += room.rows)
-        saei_ghost_rows(q, &room, r, saei_min(room.rows, end - r));
+        saei_ghost_rows(g, &room, r, saei_min(room.rows, end - r));
     saei_room_leave(&room);
 }
 
 static void saei_ghost_part(void *arg, size_t part) {
-    const saei_infer *q = (const saei_infer *)arg;
-    saei_ghost_block(q, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, q->n));
+    const saei_ghosts *g = (const saei_ghosts *)arg;
+    saei_ghost_block(g, part * SAEI_BLOCK_ROWS, saei_part_end(part, SAEI_BLOCK_ROWS, g->infer.n));
 }
 
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost) {
-    saei_infer q;
-    sae_rows rows = saei_rows_of(x);
-    memset(&q, 0, sizeof q);
-    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", &rows, x && mask && x_ghost, n,
-                                   dict ? dict->desc.dict_size : 0, &q.x));
+    saei_ghosts g;
+    sae_rows rows;
+    memset(&g, 0, sizeof g);
+    SAEI_TRY(saei_infer_check_rows(dict, "sae_forward_ghost", saei_rows_of(x, &rows),
+                                   !mask ? "mask" : !x_ghost ? "x_ghost" : NULL, n,
+                                   dict ? dict->desc.dict_size : 0, &g.infer.x));
     if (dict->desc.arch != SAE_ARCH_STANDARD || !saei_is_plain(&dict->desc))
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_forward_ghost: the dictionary is %s%s, only "
                          "AutoEncoder has a ghost mode",
                          sae_arch_name(dict->desc.arch),
                          saei_is_plain(&dict->desc) ? "" : " with variations");
-    q.dict = dict;
-    q.n = n;
-    q.count = dict->desc.dict_size;
-    q.mask = mask;
-    q.ghost = x_ghost;
-    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &q);
+    g.infer.dict = dict;
+    g.infer.n = n;
+    g.infer.count = dict->desc.dict_size;
+    g.mask = mask;
+    g.out = x_ghost;
+    saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_ghost_part, &g);
     return SAE_OK;
 }
 

@@ -471,7 +471,8 @@ static void bench_kernels(const options *o) {
                         words[i] = (const int16_t *)(const void *)x + (g + i) * ld;
                     }
                     if (!kernels->screen)
-                        kernels->tile(row, W + p * SAEI_PANEL * ld, ld, false, out);
+                        kernels->tile(row, SAEI_TILE_ROWS, W + p * SAEI_PANEL * ld, ld, false, out,
+                                      SAEI_PANEL);
                     else
                         kernels->screen(words, (const uint32_t *)(const void *)W
                                         + p * SAEI_PANEL * (ld / 2), ld / 2, dot);

@@ -1,7 +1,7 @@
 /*  linear.h - bench linear: products of sae_linear, of one row and of many.
 
-    One row: 640 MB of weights in turn, so that none is in a cache; their bytes a second beside those of
-    reading alone, measured in the same process. Many rows: GFLOP/s beside the FMA peak. */
+    One row: 640 MB of weights in turn, so that none is in a cache; their bytes a second beside
+    those of reading alone, measured in the same process. Many rows: GFLOP/s beside the FMA peak. */
 enum { LINEAR_BYTES = 640 << 20 };
 
 /* Bytes a second of reading alone, 8 bytes at a time into four chains. */
@@ -96,8 +96,8 @@ static void linear_time(const options *o, const linear_weights *w, const unsigne
             if (s) times[s - 1] = (now_ms() - begun) / (double)runs;
         }
         ms = median(times, o->steps);
-        printf("{\"linear\": \"%s\", \"inputs\": %zu, \"outputs\": %zu, \"rows\": %zu, \"ms\": %.3f, "
-               "\"gbytes\": %.1f, \"share_of_read\": %.2f, \"gflops\": %.1f, "
+        printf("{\"linear\": \"%s\", \"inputs\": %zu, \"outputs\": %zu, \"rows\": %zu, "
+               "\"ms\": %.3f, \"gbytes\": %.1f, \"share_of_read\": %.2f, \"gflops\": %.1f, "
                "\"share_of_fma\": %.2f}\n",
                w->name, inputs, outputs, n, ms, (double)bytes / ms / 1e6,
                (double)bytes / ms / 1e6 / read, flop / ms / 1e6, flop / ms / 1e6 / peak);

@@ -156,7 +156,8 @@ class sae_train_desc(ctypes.Structure):
                 ("save_dir", c_char_p), ("flat", c_bool), ("save_steps", POINTER(c_uint64)),
                 ("num_save_steps", c_size_t), ("backup_steps", c_uint64), ("resume", c_bool),
                 ("log_steps", c_uint64), ("log", TRAIN_LOG), ("progress", PROGRESS),
-                ("user", c_void_p), ("io", c_char_p), ("ctx_len", c_size_t)]
+                ("user", c_void_p), ("io", c_char_p), ("ctx_len", c_size_t),
+                ("prepend_bos", c_bool)]
 
 
 class sae_metrics(ctypes.Structure):
@@ -177,8 +178,10 @@ class sae_load_desc(ctypes.Structure):
 
 class sae_origin(ctypes.Structure):
     _fields_ = [("format", c_int), ("class_name", c_char * 48), ("dtype", c_int),
-                ("model", c_char * 96), ("hook", c_char * 96), ("dataset", c_char * 96),
-                ("version", c_char * 32), ("layer", c_int64), ("context_size", c_size_t),
+                ("model", c_char * 96), ("hook", c_char * 96), ("hook_out", c_char * 96),
+                ("dataset", c_char * 96), ("version", c_char * 32), ("model_options", c_char * 96),
+                ("layer", c_int64), ("one_head", c_bool), ("head", c_size_t), ("context_size", c_size_t),
+                ("prepend_bos", c_int), ("no_special", c_bool), ("positions", c_int64 * 3),
                 ("dict_size", c_size_t), ("k", c_size_t), ("first_latent", c_size_t)]
 
 

@@ -110,6 +110,7 @@ extern "C" {
 #include "api/core.h"
 #include "api/dictionary.h"
 #include "api/files.h"
+#include "api/clt.h"
 #include "api/model.h"
 #ifndef SAE_NO_TRAIN
 #include "api/train.h"
@@ -157,6 +158,9 @@ extern "C" {
 #elif defined(__GNUC__)
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
+#if defined(__OPTIMIZE__)
+#define SAEI_FOR_SIZE
+#endif
 #elif defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
@@ -187,20 +191,30 @@ extern "C" {
 #include "tensor/blocks.h"
 #include "tensor/dtype.h"
 #include "tensor/crc.h"
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 #include "tensor/file.h"
 #include "tensor/write.h"
 #include "tensor/npy.h"
 #include "tensor/safetensors.h"
+#include "tensor/gguf.h"
 #include "tensor/zip.h"
 #include "tensor/npz.h"
 #include "tensor/pickle.h"
 #include "tensor/torch.h"
 #include "tensor/open.h"
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #include "kernels/table.h"
 #include "kernels/portable.h"
 #include "kernels/neon.h"
 #include "kernels/avx2.h"
+#include "kernels/avx2_widen.h"
 #include "kernels/avx512.h"
 #include "kernels/avx512_encode.h"
 #include "kernels/avx512_widen.h"
@@ -211,18 +225,28 @@ extern "C" {
 #include "kernels/context.h"
 
 #include "dict/dictionary.h"
+#include "dict/desc.h"
+#include "dict/gate.h"
 #include "dict/params.h"
 #include "dict/tensors.h"
 #include "dict/infer.h"
 #include "dict/top_k.h"
 #include "dict/rows.h"
 #include "dict/prepared.h"
+#include "dict/matching.h"
 #include "dict/encode.h"
 #include "dict/decode.h"
 #include "dict/forward.h"
 #include "dict/steer.h"
+#include "dict/clt.h"
+#include "dict/clt_decode.h"
 #include "dict/linear.h"
 
+/* What opens and writes files is much, and waits for the disk: for size. */
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC push_options
+#pragma GCC optimize("Os", "fp-contract=off")
+#endif
 #include "formats/names.h"
 #include "formats/layout.h"
 #include "formats/draft.h"
@@ -231,13 +255,25 @@ extern "C" {
 #include "formats/dictionary_learning.h"
 #include "formats/sae_lens.h"
 #include "formats/sparsify.h"
+#include "formats/gemma_scope.h"
+#include "formats/llamascopium.h"
 #include "formats/others.h"
+#include "formats/circuit_tracer.h"
+#include "formats/crosscoders.h"
+#include "formats/clt_draft.h"
+#include "formats/clt_readers.h"
+#include "formats/clt_training.h"
+#include "formats/clt.h"
 #include "formats/formats.h"
 #include "formats/gguf.h"
+#if defined(SAEI_FOR_SIZE)
+#pragma GCC pop_options
+#endif
 
 #ifndef SAE_NO_TRAIN
 #include "backend/ops.h"
 #include "backend/cpu.h"
+#include "backend/cpu_batch.h"
 #include "backend/cpu_encode.h"
 #include "backend/cpu_values.h"
 #include "backend/cpu_sums.h"

@@ -113,6 +113,7 @@ extern "C" {
 #include "lm/config.h"
 #include "lm/files.h"
 #include "lm/weights.h"
+#include "lm/gguf.h"
 #include "lm/model.h"
 #include "lm/sites.h"
 #include "lm/run.h"
@@ -131,6 +132,7 @@ extern "C" {
 #include "lm/encode.h"
 #include "lm/decode.h"
 #include "lm/tokenizer_json.h"
+#include "lm/tokenizer_gguf.h"
 #include "lm/tokenizer_open.h"
 #include "lm/contexts.h"
 #ifndef SAE_NO_TRAIN

@@ -44,9 +44,10 @@ CHECK_UNUSED static void check_report(const char *file, int line, const char *fo
         else check_report(__FILE__, __LINE__, __VA_ARGS__);                                        \
     } while (0)
 
-/* The call must give SAE_OK; otherwise the message is printed and `leave` is executed. */
+/* The call must give SAE_OK; otherwise the message is printed and `leave` is executed: no do-while,
+   which a `break` or `continue` would leave in place of the caller's loop. */
 #define CHECK_OK(ctx, call, leave)                                                                 \
-    do {                                                                                           \
+    __extension__({                                                                                \
         sae_result check_result_ = (call);                                                         \
         if (check_result_ == SAE_OK) check_passed++;                                               \
         else {                                                                                     \
@@ -54,7 +55,7 @@ CHECK_UNUSED static void check_report(const char *file, int line, const char *fo
                          sae_result_name(check_result_), sae_error(ctx));                          \
             leave;                                                                                 \
         }                                                                                          \
-    } while (0)
+    })
 
 /* got within tolerance * max(1e-12, |want|); two NaNs agree. */
 #define CHECK_REL(got, want, tolerance, what)                                                      \

@@ -517,6 +517,56 @@ status 0 "$SAE" train --data acts.npy --trainer top_k --dict-size 64 --k 6 --ste
 check "from text or from its activations: the same" cmp from_text/ae.safetensors from_file/ae.safetensors
 cp from_text/config.json has.txt
 check "config.json knows the place" has '"submodule_name": "gpt_neox.layers.1"' '"io": "out"' '"ctx_len": 16' '"layer": 1'
+# several places in one reading
+two="--submodule gpt_neox.layers.1 --submodule blocks.0.attn.hook_z"
+status 0 "$SAE" $act $two --out two.npy
+check "each place has a file" cmp two.gpt_neox.layers.1.npy acts.npy
+status 0 "$SAE" $act --submodule gpt_neox.layers.0.attention.dense --io in --out z.npy
+check "under either name" cmp two.blocks.0.attn.hook_z.npy z.npy
+status 0 "$SAE" $lm $two --order sequential --out two --log two.jsonl --quiet
+check "each place has a run, as alone" cmp two/gpt_neox.layers.1/ae.safetensors from_file/ae.safetensors
+check "each place has a log" test -f two.gpt_neox.layers.1.jsonl -a -f two.blocks.0.attn.hook_z.jsonl
+cp two/blocks.0.attn.hook_z/config.json has.txt
+check "... and a place in its config.json" has '"submodule_name": "blocks.0.attn.hook_z"' '"layer": 0'
+status 0 "$SAE" $lm $two --order sequential --out two --resume; cp status.out has.txt
+check "finished, each of them" has '^two/gpt_neox.layers.1: finished before' '^two/blocks.0.attn.hook_z: finished before'
+status 0 "$SAE" $lm --submodule blocks.0.attn.hook_z --heads 2 --out heads --quiet
+for head in 0 1; do
+    status 0 "$SAE" eval heads/trainer_$head --model "$LM" --text text.txt; cp status.out has.txt
+    check "one head is judged" has "hook_z (out, head $head)" 'contexts of 16$'
+    "$SAE" info heads/trainer_$head > has.txt; check "info: its head" has "^head  *$head\$"
+done
+# bos
+yes 'of the first word' | head -n 99 > plain.txt
+plain="activations --model $LM --text plain.txt --ctx 16 --submodule gpt_neox.layers.1 --quiet --out bos.npy --tokens-out"
+for more in "plain_ids.npy" "bos_ids.npy --bos" "no_bos_ids.npy --bos --remove-bos"; do
+    status 0 "$SAE" $plain $more
+    "$SAE" detokenize "$LM" --tokens "${more%% *}" --out "${more%%.*}.txt" --quiet
+done
+check "with bos there are other contexts" differ plain_ids.npy bos_ids.npy
+head -c "$(wc -c < no_bos_ids.txt)" plain.txt > has.txt; check "without its rows: the text" cmp has.txt no_bos_ids.txt
+check "as many contexts, each of a token less" test "$(($(wc -c < bos_ids.npy) - 128))" = "$((($(wc -c < no_bos_ids.npy) - 128) / 15 * 16))"
+mkdir no_bos && cp "$LM"/* no_bos && sed 's/"bos_token_id": 0,//' "$LM/config.json" > no_bos/config.json
+
+# ---- generate ----
+status 0 "$SAE" generate "$LM" --prompt "The first" --count 12 --out new.npy; cp status.out new.txt
+"$SAE" detokenize "$LM" --tokens new.npy --out back.txt --quiet; echo >> back.txt
+check "its text is that of its ids" cmp new.txt back.txt
+printf 'The first' > prompt.txt; "$SAE" tokenize "$LM" --text prompt.txt --out prompt.npy --quiet
+status 0 "$SAE" generate "$LM" --prompt-tokens prompt.npy --count 12 --out new2.npy --threads 1
+check "the same from the prompt's ids, one thread" cmp new.npy new2.npy
+for seed in 1 1 2; do "$SAE" generate "$LM" --prompt "The first" --count 20 --temperature 2 --top-p 0.95 --seed $seed --out drawn$seed.npy > drawn.txt
+    test -f first.npy || cp drawn1.npy first.npy; done
+check "the same draws from the same seed" cmp first.npy drawn1.npy
+check "others from another" differ drawn1.npy drawn2.npy
+status 0 "$SAE" generate "$LM" --count 3; check "from bos, where there is no prompt" test -s status.out
+status 0 "$SAE" generate "$LM" --prompt a --count 1500 --temperature 100 --seed 3 --out short.npy --quiet
+status 0 "$SAE" generate "$LM" --prompt a --count 1500 --temperature 100 --seed 3 --out long.npy --ignore-eos --quiet
+check "eos ends it" test "$(wc -c < short.npy)" -lt "$(wc -c < long.npy)" -a "$(wc -c < long.npy)" = 6128
+printf '\223NUMPY\001\000\166\000%-117s\n' "{'descr': '<i4', 'fortran_order': False, 'shape': (3,), }" > few.npy
+printf '\001\000\000\000\002\000\000\000\003\000\000\000' >> few.npy
+status 0 "$SAE" generate "$root/tests/lm/gemma2" --prompt-tokens few.npy --count 4
+check "without a tokenizer: the ids" grep -q '^[0-9]* [0-9]* [0-9]* [0-9]*$' status.out
 for case in \
     "2|which model|tokenize --text text.txt --out o.npy" \
     "2|--text is missing|tokenize $LM --out o.npy" \
@@ -531,7 +581,31 @@ for case in \
     "2|--submodule is missing|$lm --out o" \
     "2|do not go together|$lm --submodule gpt_neox.layers.1 --data acts.npy --out o" \
     "2|--text is missing|train --model $LM --trainer top_k --dict-size 64 --k 6 --steps 20 --out o" \
-    "1|32|eval top_k --model $LM --text text.txt --ctx 16 --submodule gpt_neox.layers.1"
+    "1|32|eval top_k --model $LM --text text.txt --ctx 16 --submodule gpt_neox.layers.1" \
+    "2|given twice|$act --submodule gpt_neox.layers.1 --submodule gpt_neox.layers.1 --out o.npy" \
+    "1|blocks.N|$act --submodule blocks.0.hook_nonsense --out o.npy" \
+    "1|it has no input|$act --submodule blocks.0.hook_mlp_out --io in --out o.npy" \
+    "1|names no bos token|activations --model no_bos --text text.txt --submodule blocks.0.hook_mlp_out --bos --out o.npy" \
+    "1|names no bos token|activations --model no_bos --text text.txt --submodule blocks.0.hook_mlp_out --remove-bos --out o.npy" \
+    "2|--bos or --no-bos|eval heads/trainer_0 --model $LM --text text.txt --bos --no-bos" \
+    "1|head is 2, .* has 2|eval heads/trainer_0 --model $LM --text text.txt --head 2" \
+    "1|has no heads|eval heads/trainer_0 --model $LM --text text.txt --submodule blocks.0.hook_mlp_out" \
+    "2|which model|generate --prompt a" \
+    "2|stray belongs|generate $LM stray --prompt a" \
+    "2|--prompt is empty|generate $LM --prompt=" \
+    "2|not both|generate $LM --prompt a --prompt-tokens prompt.npy" \
+    "2|names no bos token to begin with|generate no_bos" \
+    "1|names no bos token|generate no_bos --prompt a --bos" \
+    "1|tokenizer.json is not there|generate $root/tests/lm/gemma2 --prompt a" \
+    "1|nowhere.npy|generate $LM --prompt-tokens nowhere.npy" \
+    "1|is no .npy|generate $LM --prompt-tokens prompt.txt" \
+    "1|allowed are|generate $root/tests/lm/gemma2 --prompt-tokens prompt.npy" \
+    "1|which is read|generate $LM --prompt-tokens prompt.npy --out prompt.npy" \
+    "2|--temperature is hot|generate $LM --prompt a --temperature hot" \
+    "2|--temperature is -1|generate $LM --prompt a --temperature -1" \
+    "2|above 0, at most 1|generate $LM --prompt a --temperature 1 --top-p 1.5" \
+    "2|--temperature X|generate $LM --prompt a --top-p 0.5" \
+    "2|--count is 0|generate $LM --prompt a --count 0"
 do
     arguments=${case#*|}
     status "${case%%|*}" "$SAE" ${arguments#*|}

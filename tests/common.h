@@ -156,6 +156,16 @@ CHECK_UNUSED static void common_work_end(sae_work *w) {
 enum { COMMON_KINDS = SAE_NUM_TRAINERS };
 CHECK_UNUSED static sae_trainer_kind common_kind(size_t i) { return (sae_trainer_kind)(i + 1); }
 
+/* Each trainer of SAE_TRAINERS has one of the cases, an array of things with a kind. */
+#define COMMON_EVERY_TRAINER(cases)                                                                \
+    for (size_t every_ = 0; every_ < COMMON_KINDS; every_++) {                                     \
+        size_t at_ = 0;                                                                            \
+        while (at_ < sizeof(cases) / sizeof *(cases) && (cases)[at_].kind != common_kind(every_))  \
+            at_++;                                                                                 \
+        CHECK(at_ < sizeof(cases) / sizeof *(cases), "the trainer %s has none of the " #cases,     \
+              sae_trainer_name(common_kind(every_)));                                              \
+    }
+
 CHECK_UNUSED static sae_arch common_arch(const sae_trainer_desc *s) {
     if (s->arch) return s->arch;
     switch (s->kind) {
@@ -167,7 +177,16 @@ CHECK_UNUSED static sae_arch common_arch(const sae_trainer_desc *s) {
     return SAE_ARCH_TOP_K;
 }
 
-/* Hyperparameters for about 20 steps, so that every schedule gets to do something. */
+/* Whether trainers of a kind have a hyperparameter. */
+CHECK_UNUSED static bool common_has(sae_trainer_kind kind, const char *name) {
+    sae_hyperparameter h;
+    for (size_t i = 0; sae_hyperparameter_get(i, &h); i++)
+        if (!strcmp(h.name, name)) return h.trainers >> kind & 1;
+    return false;
+}
+
+/* Hyperparameters for about 20 steps, so that every schedule gets to do something. A trainer that
+   needs others gets them here; CHECKs that they are enough. */
 CHECK_UNUSED static sae_trainer_desc common_trainer(sae_trainer_kind kind, size_t d, size_t m,
                                                     size_t batch, uint64_t steps) {
     sae_trainer_desc s;
@@ -180,35 +199,29 @@ CHECK_UNUSED static sae_trainer_desc common_trainer(sae_trainer_kind kind, size_
     s.seed = 5;
     s.lr = 2e-3;
     s.warmup_steps = 3;
-    s.sparsity_warmup_steps = 5;
-    switch (kind) {
-    case SAE_TRAINER_TOP_K:
-    case SAE_TRAINER_BATCH_TOP_K:
-    case SAE_TRAINER_MATRYOSHKA:
-        s.sparsity_warmup_steps = 0;
-        s.k = d < 8 ? 2 : 5;
+    if (common_has(kind, "sparsity_warmup_steps")) s.sparsity_warmup_steps = 5;
+    if (common_has(kind, "l1_penalty")) s.l1_penalty = 0.08;
+    if (common_has(kind, "k")) s.k = d < 8 ? 2 : 5;
+    if (common_has(kind, "threshold_beta")) {
         s.threshold_beta = 0.9;
         s.threshold_start_step = 4;
-        if (kind == SAE_TRAINER_MATRYOSHKA) {
-            s.num_groups = 3;
-            s.group_fractions[0] = 0.125;
-            s.group_fractions[1] = 0.25;
-            s.group_fractions[2] = 0.625;
-        }
-        break;
-    case SAE_TRAINER_P_ANNEAL:
-    case SAE_TRAINER_GATED_ANNEAL:
+    }
+    if (common_has(kind, "group_fractions")) {
+        s.num_groups = 3;
+        s.group_fractions[0] = 0.125;
+        s.group_fractions[1] = 0.25;
+        s.group_fractions[2] = 0.625;
+    }
+    if (common_has(kind, "initial_sparsity_penalty")) {
         s.initial_sparsity_penalty = 0.05;
         s.anneal_start = 6;
         s.p_end = 0.5;
         s.n_sparsity_updates = 4;
         s.sparsity_queue_length = 3;
-        break;
-    case SAE_TRAINER_JUMP_RELU:
+    }
+    if (common_has(kind, "bandwidth")) {
         s.bandwidth = 0.3;
         s.target_l0 = 6;
-        break;
-    default: s.l1_penalty = 0.08; break;
     }
     return s;
 }

@@ -348,6 +348,7 @@ end:
 
 #ifndef TEST_WITHOUT_MAIN
 int main(void) {
+    COMMON_EVERY_TRAINER(variants)
     same_bits();
     fast_paths(40, 600, 1030);
     fast_paths(150, 400, 300);

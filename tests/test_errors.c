@@ -186,21 +186,13 @@ static void dictionaries(sae_context *ctx) {
 
     CHECK_OK(ctx, sae_dictionary_create(ctx, &ok, &dict), return);
     CHECK(sae_encode(NULL, x, 2, f) == SAE_ERR_INVALID, "no dictionary");
-    EXPECT(sae_encode(dict, NULL, 2, f), SAE_ERR_INVALID, "NULL");
-    EXPECT(sae_encode(dict, x, 2, NULL), SAE_ERR_INVALID, "NULL");
     EXPECT(sae_encode(dict, x, SIZE_MAX / 4, f), SAE_ERR_INVALID, "sae_encode");
-    CHECK_OK(ctx, sae_encode(dict, x, 0, f), (void)0);
-    EXPECT(sae_decode(dict, NULL, 2, x_hat), SAE_ERR_INVALID, "NULL");
-    EXPECT(sae_decode(dict, f, 2, NULL), SAE_ERR_INVALID, "NULL");
-    EXPECT(sae_forward(dict, NULL, 2, x_hat, NULL), SAE_ERR_INVALID, "NULL");
     EXPECT(sae_encode_subset(dict, x, 2, latents, 1, f), SAE_ERR_INVALID, "10");
-    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_ERR_INVALID, "NULL");
     EXPECT(sae_forward_ghost(dict, x, 2, (const uint8_t *)"abcdefghij", x_hat), SAE_ERR_INVALID,
            "AutoEncoderTopK");
     s.row_begin = row_begin, s.latent = latent, s.value = value, s.capacity = 5;
     EXPECT(sae_encode_sparse(dict, x, 2, &s), SAE_ERR_INVALID, "5");
     CHECK(strstr(sae_error(ctx), "6") != NULL, "how much: %s", sae_error(ctx));
-    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_ERR_INVALID, "NULL");
     row_begin[0] = 0, row_begin[1] = 1, row_begin[2] = 2;
     latent[0] = 3, latent[1] = 10, value[0] = value[1] = 1;
     s.capacity = 20;
@@ -208,10 +200,99 @@ static void dictionaries(sae_context *ctx) {
     EXPECT(sae_dictionary_set_rule(dict, (sae_rule)9), SAE_ERR_INVALID, "9");
     EXPECT(sae_dictionary_set_active_groups(dict, 2), SAE_ERR_INVALID, "2");
     EXPECT(sae_dictionary_scale_biases(dict, -2), SAE_ERR_INVALID, "-2");
-    EXPECT(sae_grad_pursuit(dict, NULL, 2, 3, f), SAE_ERR_INVALID, "x");
     EXPECT(sae_grad_pursuit(dict, x, 2, 11, f), SAE_ERR_INVALID, "11");
     EXPECT(sae_geometric_median(ctx, x, 0, 6, x_hat), SAE_ERR_INVALID, "n");
     sae_dictionary_destroy(dict);
+}
+
+/* Of what is NULL the message has the name; where there are no rows nothing is missed. */
+static void no_arrays(sae_context *ctx, sae_arch arch) {
+    sae_dictionary_desc d;
+    sae_dictionary *dict;
+    sae_session *session = NULL;
+    float x[2 * 6] = { 0 }, f[2 * 6];
+    const uint32_t latents[1] = { 3 };
+    const uint8_t mask[6] = { 0 };
+    const sae_steering s = { 3, SAE_STEER_SET, 1 };
+    size_t row_begin[3] = { 7, 8, 9 };
+    uint32_t latent[12] = { 0 };
+    float value[12];
+    sae_rows empty, rows;
+    sae_sparse none, sparse = { row_begin, latent, value, 12 };
+    memset(&d, 0, sizeof d);
+    memset(&none, 0, sizeof none);
+    memset(&empty, 0, sizeof empty);
+    rows = empty, rows.data = x;
+    d.arch = arch, d.activation_dim = d.dict_size = 6, d.k = arch == SAE_ARCH_TOP_K ? 2 : 0;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &d, &dict), return);
+    check_test = sae_arch_name(arch);
+    EXPECT(sae_encode(dict, NULL, 2, f), SAE_ERR_INVALID, "sae_encode: x is NULL");
+    EXPECT(sae_encode(dict, x, 2, NULL), SAE_ERR_INVALID, "sae_encode: f is NULL");
+    EXPECT(sae_encode_rows(dict, NULL, 2, f), SAE_ERR_INVALID, "sae_encode_rows: x is NULL");
+    EXPECT(sae_encode_rows(dict, &empty, 2, f), SAE_ERR_INVALID, "x.data is NULL");
+    EXPECT(sae_encode_sparse(dict, NULL, 2, &sparse), SAE_ERR_INVALID, ": x is NULL");
+    EXPECT(sae_encode_sparse(dict, x, 2, NULL), SAE_ERR_INVALID, ": out is NULL");
+    EXPECT(sae_encode_sparse(dict, x, 2, &none), SAE_ERR_INVALID, ": out.row_begin is NULL");
+    none = sparse, none.latent = NULL;
+    EXPECT(sae_encode_sparse(dict, x, 2, &none), SAE_ERR_INVALID, ": out.latent is NULL");
+    none = sparse, none.value = NULL;
+    EXPECT(sae_encode_sparse(dict, x, 2, &none), SAE_ERR_INVALID, ": out.value is NULL");
+    row_begin[0] = 0, row_begin[1] = row_begin[2] = 1;
+    EXPECT(sae_decode_sparse(dict, &none, 2, x), SAE_ERR_INVALID, "sparse.value is NULL");
+    EXPECT(sae_decode_sparse(dict, NULL, 2, x), SAE_ERR_INVALID, ": sparse is NULL");
+    EXPECT(sae_decode_sparse(dict, &sparse, 2, NULL), SAE_ERR_INVALID, ": x_hat is NULL");
+    none.row_begin = NULL;
+    EXPECT(sae_decode_sparse(dict, &none, 2, x), SAE_ERR_INVALID, "sparse.row_begin is NULL");
+    EXPECT(sae_decode(dict, NULL, 2, x), SAE_ERR_INVALID, "sae_decode: f is NULL");
+    EXPECT(sae_decode(dict, f, 2, NULL), SAE_ERR_INVALID, "sae_decode: x_hat is NULL");
+    EXPECT(sae_decode_finish(dict, NULL, 2, x), SAE_ERR_INVALID, ": x is NULL");
+    EXPECT(sae_decode_finish(dict, x, 2, NULL), SAE_ERR_INVALID, ": x_hat is NULL");
+    EXPECT(sae_forward(dict, NULL, 2, x, NULL), SAE_ERR_INVALID, "sae_forward: x is NULL");
+    EXPECT(sae_forward(dict, x, 2, NULL, NULL), SAE_ERR_INVALID, ": x_hat is NULL");
+    EXPECT(sae_encode_subset(dict, NULL, 2, latents, 1, f), SAE_ERR_INVALID, ": x is NULL");
+    EXPECT(sae_encode_subset(dict, x, 2, NULL, 1, f), SAE_ERR_INVALID, ": latents is NULL");
+    EXPECT(sae_encode_subset(dict, x, 2, latents, 1, NULL), SAE_ERR_INVALID, ": f is NULL");
+    EXPECT(sae_steer(dict, NULL, 2, &s, 1), SAE_ERR_INVALID, "sae_steer: x is NULL");
+    EXPECT(sae_steer(dict, x, 2, NULL, 1), SAE_ERR_INVALID, "sae_steer: steerings is NULL");
+    CHECK_OK(ctx, sae_encode(dict, NULL, 0, NULL), (void)0);
+    CHECK_OK(ctx, sae_encode_rows(dict, NULL, 0, NULL), (void)0);
+    CHECK_OK(ctx, sae_encode_sparse(dict, NULL, 0, NULL), (void)0);
+    row_begin[0] = 7;
+    CHECK_OK(ctx, sae_encode_sparse(dict, NULL, 0, &sparse), (void)0);
+    CHECK(row_begin[0] == 0, "the list of no row begins at %d", (int)row_begin[0]);
+    CHECK_OK(ctx, sae_decode(dict, NULL, 0, NULL), (void)0);
+    CHECK_OK(ctx, sae_decode_sparse(dict, NULL, 0, NULL), (void)0);
+    CHECK_OK(ctx, sae_decode_finish(dict, NULL, 0, NULL), (void)0);
+    CHECK_OK(ctx, sae_forward(dict, NULL, 0, NULL, NULL), (void)0);
+    CHECK_OK(ctx, sae_encode_subset(dict, NULL, 0, NULL, 3, NULL), (void)0);
+    CHECK_OK(ctx, sae_encode_subset(dict, NULL, 2, NULL, 0, NULL), (void)0);
+    CHECK_OK(ctx, sae_steer(dict, NULL, 0, NULL, 3), (void)0);
+    sae_output_features(dict, 0, NULL);
+    if (arch != SAE_ARCH_IDENTITY) {
+        EXPECT(sae_grad_pursuit(dict, NULL, 2, 3, f), SAE_ERR_INVALID, ": x is NULL");
+        EXPECT(sae_grad_pursuit(dict, x, 2, 3, NULL), SAE_ERR_INVALID, ": f is NULL");
+        CHECK_OK(ctx, sae_grad_pursuit(dict, NULL, 0, 3, NULL), (void)0);
+        CHECK_OK(ctx, sae_session_create(dict, 2, &session), goto end);
+        EXPECT(sae_session_encode(session, NULL, 2, &sparse), SAE_ERR_INVALID, ": x is NULL");
+        EXPECT(sae_session_encode(session, &rows, 2, NULL), SAE_ERR_INVALID, ": out is NULL");
+        EXPECT(sae_session_forward(session, NULL, 2, x), SAE_ERR_INVALID, ": x is NULL");
+        EXPECT(sae_session_forward(session, &rows, 2, NULL), SAE_ERR_INVALID, ": x_hat is NULL");
+        row_begin[0] = 7;
+        CHECK_OK(ctx, sae_session_encode(session, NULL, 0, &sparse), (void)0);
+        CHECK(row_begin[0] == 0, "the list of no row begins at %d", (int)row_begin[0]);
+        CHECK_OK(ctx, sae_session_encode(session, NULL, 0, NULL), (void)0);
+        CHECK_OK(ctx, sae_session_forward(session, NULL, 0, NULL), (void)0);
+    }
+    if (arch == SAE_ARCH_STANDARD) {
+        EXPECT(sae_forward_ghost(dict, NULL, 2, mask, x), SAE_ERR_INVALID, ": x is NULL");
+        EXPECT(sae_forward_ghost(dict, x, 2, NULL, x), SAE_ERR_INVALID, ": mask is NULL");
+        EXPECT(sae_forward_ghost(dict, x, 2, mask, NULL), SAE_ERR_INVALID, ": x_ghost is NULL");
+        CHECK_OK(ctx, sae_forward_ghost(dict, NULL, 0, NULL, NULL), (void)0);
+    }
+end:
+    sae_session_destroy(session);
+    sae_dictionary_destroy(dict);
+    check_test = NULL;
 }
 
 static void trainers(sae_context *ctx) {
@@ -500,7 +581,7 @@ static void strange(sae_context *ctx) {
 /* A JSON of more than 2^20 values is refused before memory is taken for it; one of just as many is
    read. */
 static void many_values(void) {
-    enum { MOST = 1 << 20 };
+    enum { MOST = 1 << 24 };
     char *text = (char *)malloc(2 * (MOST + 1) + 64);
     const char *path = check_path("%s/many.json", check_temp());
     sae_context *ctx = common_counted(NULL, 1);
@@ -513,8 +594,8 @@ static void many_values(void) {
         check_write(path, text, n);
         if (more) {
             common_memory.calls = 0;
-            EXPECT(sae_config_open(ctx, path, &config), SAE_ERR_FORMAT, "more than 1048576 values");
-            CHECK(common_memory.calls <= 2, "%ld allocations", common_memory.calls);
+            EXPECT(sae_config_open(ctx, path, &config), SAE_ERR_FORMAT, "more than 16777216 values");
+            CHECK(common_memory.calls <= 64, "%ld allocations", common_memory.calls);
         } else { /* read, and refused for what it says */
             EXPECT(sae_config_open(ctx, path, &config), SAE_ERR_INVALID, "group_weights");
         }
@@ -1356,6 +1437,9 @@ int main(void) {
     snprintf(run_path, sizeof run_path, "%s/run", check_temp());
     check_test = "dictionaries";
     dictionaries(ctx);
+    no_arrays(ctx, SAE_ARCH_STANDARD);
+    no_arrays(ctx, SAE_ARCH_TOP_K);
+    no_arrays(ctx, SAE_ARCH_IDENTITY);
     check_test = "trainers";
     trainers(ctx);
     check_test = "settings";

@@ -29,11 +29,19 @@ static sae_dictionary *open_dictionary(const char *name) {
     return dict;
 }
 
+static sae_result find_place(const sae_dictionary *dict, const char *submodule, const char *io,
+                             features_place *out) {
+    features_where where;
+    memset(&where, 0, sizeof where);
+    where.submodule = submodule;
+    where.io = io;
+    return features_place_find(ctx, model, dict, &where, out);
+}
+
 static features_place place_of(const sae_dictionary *dict) {
     features_place place;
     memset(&place, 0, sizeof place);
-    CHECK_OK(ctx, features_place_find(ctx, model, dict, "gpt_neox.layers.0", "out", &place),
-             return place);
+    CHECK_OK(ctx, find_place(dict, "gpt_neox.layers.0", "out", &place), return place);
     return place;
 }
 
@@ -333,17 +341,294 @@ static void test_places(void) {
     check_test = "places";
     if (!dict) return;
     list[0] = dict;
-    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.9", "out", &place) == SAE_ERR_NOT_FOUND
+    CHECK(find_place(dict, "gpt_neox.layers.9", "out", &place) == SAE_ERR_NOT_FOUND
           && strstr(sae_error(ctx), "gpt_neox.layers"), "%s", sae_error(ctx));
-    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.0", "side", &place) == SAE_ERR_INVALID
+    CHECK(find_place(dict, "gpt_neox.layers.0", "side", &place) == SAE_ERR_INVALID
           && strstr(sae_error(ctx), "in_and_out"), "%s", sae_error(ctx));
-    CHECK(features_place_find(ctx, model, dict, "gpt_neox.layers.0.mlp.dense_4h_to_h", "in", &place)
+    CHECK(find_place(dict, "gpt_neox.layers.0.mlp.dense_4h_to_h", "in", &place)
           == SAE_ERR_MISMATCH && strstr(sae_error(ctx), "48") && strstr(sae_error(ctx), "24"), "%s",
           sae_error(ctx));
     none.contexts = 0;
     CHECK(features_loss_recovered(ctx, model, &none, place_of(dict), list, 1, NULL, &losses)
           == SAE_ERR_INVALID, "%s", sae_error(ctx));
     sae_dictionary_destroy(dict);
+}
+
+/* ---- parts of rows ---- */
+
+/* Which rows and columns are the dictionary's, said one by one. */
+typedef struct view {
+    size_t from, width;
+    bool centred, has[CTX];
+    int32_t skipped;
+    const sae_dictionary *dict; /* NULL: zeros */
+    float *rows;                /* those seen, one after the other; NULL: not kept */
+    size_t num;
+} view;
+
+static sae_result naive_patch(void *user, float *x, size_t rows, size_t dim) {
+    view *v = (view *)user;
+    size_t r, j;
+    for (r = 0; r < rows; r++) {
+        float own[D], back[D] = { 0 }, *at = x + r * dim + v->from;
+        double mean = 0;
+        if (!v->has[r % CTX] || text.tokens[r] == v->skipped) continue;
+        for (j = 0; j < v->width; j++) mean += (double)at[j];
+        mean = v->centred ? mean / (double)v->width : 0;
+        for (j = 0; j < v->width; j++) own[j] = (float)((double)at[j] - mean);
+        if (v->rows) memcpy(v->rows + v->num++ * v->width, own, v->width * sizeof *own);
+        if (v->dict && sae_forward(v->dict, own, 1, back, NULL) != SAE_OK) return SAE_ERR_INVALID;
+        memcpy(at, back, v->width * sizeof *back);
+    }
+    return SAE_OK;
+}
+
+static double naive_loss(sae_lm_site site, view *v) {
+    double *sums = (double *)calloc(text.contexts, sizeof *sums), sum = 0;
+    sae_lm_forward_desc desc;
+    sae_lm_hook hook;
+    size_t i;
+    memset(&desc, 0, sizeof desc);
+    memset(&hook, 0, sizeof hook);
+    hook.site = site;
+    hook.call = naive_patch;
+    hook.user = v;
+    desc.tokens = text.tokens;
+    desc.contexts = text.contexts;
+    desc.ctx = CTX;
+    desc.hooks = &hook;
+    desc.num_hooks = v != NULL;
+    desc.loss = sums;
+    CHECK_OK(ctx, sae_lm_forward(model, &desc), return 0);
+    for (i = 0; i < text.contexts; i++) sum += sums[i];
+    free(sums);
+    return sum / (double)(text.contexts * (CTX - 1));
+}
+
+/* Losses, metrics and counts of a place against the same said row by row: the same bits. */
+static void check_view(const sae_dictionary *dict, features_place place, view v) {
+    const sae_dictionary *list[1];
+    features_judge_desc judge;
+    features_metrics got;
+    features_desc desc;
+    features *f = NULL;
+    sae_evaluate_desc how;
+    sae_metrics rows;
+    sae_sparse code;
+    uint64_t judged = 0;
+    size_t m = sae_dictionary_get_desc(dict)->dict_size;
+    list[0] = dict;
+    memset(&judge, 0, sizeof judge);
+    memset(&how, 0, sizeof how);
+    memset(&desc, 0, sizeof desc);
+    judge.batch_size = 100000;
+    CHECK_OK(ctx, features_judge(ctx, model, &text, place, list, 1, &judge, NULL, &got, &judged),
+             return);
+    CHECK(got.losses.original == naive_loss(place.in, NULL), "the model's own loss");
+    v.dict = NULL;
+    v.rows = NULL;
+    CHECK(got.losses.zero == naive_loss(place.in, &v), "zeros");
+    v.dict = dict;
+    v.rows = (float *)malloc(text.contexts * CTX * v.width * sizeof *v.rows);
+    CHECK(got.losses.reconstructed == naive_loss(place.in, &v), "the reconstruction");
+    CHECK(judged == v.num && v.num > 0, "%.0f rows judged, want %zu", (double)judged, v.num);
+    how.buffer.source.data = v.rows;
+    how.buffer.source.rows = how.buffer.batch_size = v.num;
+    how.buffer.source.dim = v.width;
+    how.buffer.sequential = true;
+    CHECK_OK(ctx, sae_evaluate(dict, &how, &rows), return);
+    CHECK(memcmp(&rows, &got.rows, sizeof rows) == 0, "metrics: l0 %.9g, want %.9g", got.rows.l0,
+          rows.l0);
+    desc.dict = dict;
+    desc.place = place;
+    desc.ctx = CTX;
+    desc.vocab_size = sae_lm_config_of(model).vocab_size;
+    CHECK_OK(ctx, features_create(ctx, &desc, &f), return);
+    CHECK_OK(ctx, features_collect(model, &text, &f, 1, NULL), return);
+    code.row_begin = (size_t *)malloc((v.num + 1) * sizeof *code.row_begin);
+    code.capacity = v.num * m;
+    code.latent = (uint32_t *)malloc(code.capacity * sizeof *code.latent);
+    code.value = (float *)malloc(code.capacity * sizeof *code.value);
+    CHECK_OK(ctx, sae_encode_sparse(dict, v.rows, v.num, &code), return);
+    CHECK(features_rows(f) == v.num
+              && features_l0(f) == (double)code.row_begin[v.num] / (double)v.num,
+          "%.0f rows of L0 %g in the pass, want %zu of %g", (double)features_rows(f),
+          features_l0(f), v.num, (double)code.row_begin[v.num] / (double)v.num);
+    features_destroy(f);
+    free(code.row_begin);
+    free(code.latent);
+    free(code.value);
+    free(v.rows);
+}
+
+static view whole_view(size_t width) {
+    view v;
+    size_t i;
+    memset(&v, 0, sizeof v);
+    v.width = width;
+    v.skipped = -1;
+    for (i = 0; i < CTX; i++) v.has[i] = true;
+    return v;
+}
+
+static void test_parts(void) {
+    static const struct {
+        int64_t slice[3];
+        size_t first, end, step; /* the same positions, counted */
+    } slices[] = {
+        { { 0, 0, 0 }, 0, CTX, 1 }, { { 1, INT64_MAX, 1 }, 1, CTX, 1 }, { { 5, -5, 1 }, 5, CTX - 5, 1 },
+        { { -4, INT64_MAX, 1 }, CTX - 4, CTX, 1 }, { { 0, 7, 3 }, 0, 7, 3 },
+        { { -100, 100, 2 }, 0, CTX, 2 }
+    };
+    sae_dictionary *dict = open_dictionary("lm/top_k"), *head = NULL;
+    sae_dictionary_desc desc;
+    features_where where;
+    features_place place, same;
+    size_t s, i;
+    view v;
+    check_test = "parts of rows";
+    memset(&desc, 0, sizeof desc);
+    memset(&where, 0, sizeof where);
+    desc.arch = SAE_ARCH_TOP_K;
+    desc.activation_dim = D / 2;
+    desc.dict_size = 30;
+    desc.k = 3;
+    desc.seed = 4;
+    CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &head), return);
+    for (s = 0; s < sizeof slices / sizeof slices[0]; s++) { /* positions */
+        place = place_of(dict);
+        memcpy(place.positions, slices[s].slice, sizeof place.positions);
+        v = whole_view(D);
+        for (i = 0; i < CTX; i++)
+            v.has[i] = i >= slices[s].first && i < slices[s].end
+                       && (i - slices[s].first) % slices[s].step == 0;
+        check_view(dict, place, v);
+    }
+    place = place_of(dict); /* a token, and rows less their mean */
+    place.skips = true;
+    place.skipped = v.skipped = text.tokens[3];
+    place.centred = true;
+    v = whole_view(D);
+    v.skipped = text.tokens[3];
+    v.centred = true;
+    check_view(dict, place, v);
+    where.submodule = "blocks.1.attn.hook_z"; /* one head */
+    where.one_head = true;
+    for (where.head = 0; where.head < 2; where.head++) {
+        CHECK_OK(ctx, features_place_find(ctx, model, head, &where, &place), return);
+        v = whole_view(D / 2);
+        v.from = where.head * D / 2;
+        check_view(head, place, v);
+    }
+    where.head = 1;
+    where.submodule = "gpt_neox.layers.1.attention.dense";
+    where.io = "in";
+    CHECK_OK(ctx, features_place_find(ctx, model, head, &where, &same), return);
+    CHECK(memcmp(&place, &same, sizeof place) == 0, "one place under two names");
+    where.head = 2;
+    CHECK(features_place_find(ctx, model, head, &where, &place) == SAE_ERR_INVALID
+              && strstr(sae_error(ctx), "head is 2"), "%s", sae_error(ctx));
+    where.submodule = "gpt_neox.layers.1";
+    CHECK(features_place_find(ctx, model, head, &where, &place) == SAE_ERR_INVALID
+              && strstr(sae_error(ctx), "no heads"), "%s", sae_error(ctx));
+    where.submodule = "gpt_neox.layers.1.attention.dense";
+    where.one_head = false;
+    CHECK(features_place_find(ctx, model, head, &where, &place) == SAE_ERR_MISMATCH, "%s",
+          sae_error(ctx));
+    sae_dictionary_destroy(dict);
+    sae_dictionary_destroy(head);
+}
+
+/* Logits of decoder rows for a layer norm, a norm without mean, its weights from 0 or from 1, and a
+   cap: what the norm and the unembedding themselves make of the row, less what they make of
+   nothing, times the size that the norm took from it. */
+static void test_logits(void) {
+    static const char *const families[] = { "parallel", "llama", "gemma2", "gpt2" };
+    size_t k, i, j;
+    check_test = "logits";
+    for (k = 0; k < 4; k++) {
+        sae_lm *lm = NULL;
+        sae_dictionary *dict = NULL;
+        sae_dictionary_desc desc;
+        features_where where;
+        features_place place;
+        features_logit top[6], bottom[6];
+        features_logits_of stats[2];
+        uint32_t latents[2] = { 3, 0 };
+        float *row, *got;
+        sae_lm_config info;
+        CHECK_OK(ctx, sae_lm_open(ctx, check_path("%s/tests/lm/%s", check_root(), families[k]), &lm),
+                 continue);
+        info = sae_lm_config_of(lm);
+        memset(&desc, 0, sizeof desc);
+        memset(&where, 0, sizeof where);
+        desc.arch = SAE_ARCH_TOP_K;
+        desc.activation_dim = info.dim;
+        desc.dict_size = 5;
+        desc.k = 2;
+        where.submodule = "blocks.1.hook_mlp_out";
+        CHECK_OK(ctx, sae_dictionary_create(ctx, &desc, &dict), return);
+        CHECK_OK(ctx, features_place_find(ctx, lm, dict, &where, &place), return);
+        CHECK(features_place_has_logits(lm, place), "%s: the stream has logits", families[k]);
+        CHECK_OK(ctx, features_logits(ctx, lm, place, dict, latents, 2, 3, top, bottom, stats),
+                 return);
+        row = (float *)calloc(2, info.dim * sizeof *row);
+        got = (float *)malloc(2 * info.vocab_size * sizeof *got);
+        for (i = 0; i < 2; i++) {
+            const float *w = sae_dictionary_decoder_row(dict, latents[i]);
+            double mean = 0, square = 0, worst = 0, range = (double)stats[i].high - (double)stats[i].low;
+            for (j = 0; j < info.dim; j++) mean += (double)w[j] / (double)info.dim;
+            if (info.rms_norm) mean = 0;
+            for (j = 0; j < info.dim; j++)
+                square += ((double)w[j] - mean) * ((double)w[j] - mean) / (double)info.dim;
+            memset(row, 0, info.dim * sizeof *row); /* nothing, then the row */
+            memcpy(row + info.dim, w, info.dim * sizeof *row);
+            sae_lm_final_norm(lm, row, 2, row);
+            CHECK_OK(ctx, sae_lm_unembed(lm, row, 2, got), return);
+            for (j = 0; j < info.vocab_size; j++)
+                got[j] = (float)((double)(got[info.vocab_size + j] - got[j])
+                                 * sqrt(square + info.norm_eps));
+            for (j = 0; j < 3; j++) {
+                const features_logit *a = &top[3 * i + j], *b = &bottom[3 * i + j];
+                worst = fmax(worst, fabs((double)(got[a->token] - a->value)));
+                worst = fmax(worst, fabs((double)(got[b->token] - b->value)));
+            }
+            CHECK(worst < 1e-4 * range, "%s: logits off by %g of %g", families[k], worst, range);
+            for (j = 0; j < info.vocab_size; j++)
+                CHECK(got[j] <= top[3 * i].value + 1e-4 * range
+                          && got[j] >= bottom[3 * i].value - 1e-4 * range,
+                      "%s: token %zu stands outside", families[k], j);
+        }
+        free(row);
+        free(got);
+        sae_dictionary_destroy(dict);
+        sae_lm_close(lm);
+    }
+}
+
+/* Every place has the name under which it was found. */
+static void test_names(void) {
+    static const char *const names[][2] = { /* of the module, of the hook */
+        { "gpt_neox.embed_in", "hook_embed" }, { "gpt_neox.layers.1", "blocks.1.hook_resid_post" },
+        { "gpt_neox.layers.0.mlp", "blocks.0.hook_mlp_out" }, { "", "blocks.1.ln2.hook_normalized" },
+        { "gpt_neox.layers.1.attention.dense", "" }, { "gpt_neox.final_layer_norm", "" }
+    };
+    char name[64];
+    sae_lm_site site;
+    size_t i, k;
+    check_test = "names";
+    for (i = 0; i < sizeof names / sizeof names[0]; i++)
+        for (k = 0; k < 2; k++) {
+            if (!names[i][k][0]) continue;
+            CHECK_OK(ctx, sae_lm_site_find(model, names[i][k], false, &site), continue);
+            CHECK(strcmp(sae_lm_site_name(model, site, false, name, sizeof name), names[i][0]) == 0,
+                  "%s is %s", names[i][k], name);
+            CHECK(strcmp(sae_lm_site_name(model, site, true, name, sizeof name), names[i][1]) == 0,
+                  "%s is %s", names[i][k], name);
+        }
+    CHECK_OK(ctx, sae_lm_site_find(model, "gpt_neox.layers.1", true, &site), return);
+    CHECK(strcmp(sae_lm_site_name(model, site, true, name, sizeof name),
+                 "blocks.1.hook_resid_pre") == 0, "%s", name);
 }
 
 int main(void) {
@@ -368,6 +653,9 @@ int main(void) {
     test_strings();
     test_page();
     test_places();
+    test_parts();
+    test_names();
+    test_logits();
     sae_contexts_free(&contexts);
     sae_tokenizer_close(tokenizer);
     sae_lm_close(model);

@@ -206,6 +206,26 @@ static void refused_descs(void) {
     }
 }
 
+/* What a config says in place of a number is named in the message, whatever it is. */
+static void refused_values(void) {
+    static const char *const values[][2] = { { "{}", "an object" }, { "[1]", "a list" },
+        { "\"32\"", "32" }, { "true", "true" }, { "1.5", "1.5" } };
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        char config[128], want[64];
+        sae_load_desc desc;
+        sae_dictionary *dict = NULL;
+        memset(&desc, 0, sizeof desc);
+        snprintf(config, sizeof config, "{\"architecture\": \"standard\", \"d_in\": %s, \"d_sae\": 8}",
+                 values[i][0]);
+        snprintf(want, sizeof want, "d_in in cfg.json is %s, allowed is", values[i][1]);
+        desc.config = config;
+        desc.config_size = strlen(config);
+        CHECK(sae_dictionary_load(ctx, &desc, check_path("%s/tests/formats/saelens/square", check_root()),
+                                  &dict) == SAE_ERR_FORMAT && !dict && strstr(sae_error(ctx), want),
+              "%s: %s", values[i][0], sae_error(ctx));
+    }
+}
+
 /* ---- fixtures -------------------------------------------------------------------------------- */
 
 /* One line, not too long, that names something. */
@@ -535,6 +555,93 @@ static void export_rest(void) {
     sae_dictionary_destroy(dict);
 }
 
+/* What a SAELens cfg.json says of its use is in the origin, in either spelling, and goes along. */
+static void use_in_origin(void) {
+    static const struct {
+        const char *use; /* of the metadata; "flat": of a cfg before 6.0 */
+        bool flat;
+        int bos;
+        int64_t head, first, end, step; /* head -1: none */
+        bool special;
+        const char *hook_out, *options;
+    } cases[] = {
+        { "\"prepend_bos\": true, \"seqpos_slice\": [1, null]", false, 1, -1, 1, INT64_MAX, 1, false,
+          "", "" },
+        { "\"prepend_bos\": false, \"seqpos_slice\": [null]", false, -1, -1, 0, 0, 0, false, "", "" },
+        { "\"seqpos_slice\": null, \"hook_name_out\": \"blocks.3.hook_mlp_out\"", false, 0, -1, 0,
+          0, 0, false, "blocks.3.hook_mlp_out", "" },
+        { "\"seqpos_slice\": [-5], \"hook_head_index\": 2", false, 0, 2, 0, -5, 1, false, "", "" },
+        { "\"seqpos_slice\": [5, -5, 3], \"exclude_special_tokens\": [7]", false, 0, -1, 5, -5, 3,
+          true, "", "" },
+        { "\"seqpos_slice\": [null, null], \"exclude_special_tokens\": false, "
+          "\"model_from_pretrained_kwargs\": {\"center_writing_weights\": true, \"fold_ln\": true, "
+          "\"fold_value_biases\": true}", false, 0, -1, 0, 0, 0, false, "",
+          "center_writing_weights, fold_value_biases" },
+        { "\"hook_point_head_index\": 0, \"hook_point\": \"blocks.3.attn.hook_z\"", true, 1, 0, 0, 0,
+          0, false, "", "" },
+        { "\"hook_head_index\": null, \"prepend_bos\": false", true, -1, -1, 0, 0, 0, false, "", "" }
+    };
+    static const char *const refused[] = {
+        "\"prepend_bos\": 1", "\"hook_head_index\": -1", "\"hook_head_index\": \"all\"",
+        "\"seqpos_slice\": []", "\"seqpos_slice\": [1, 2, 0]", "\"seqpos_slice\": [1, 2, 3, 4]",
+        "\"seqpos_slice\": 3", "\"seqpos_slice\": [1.5]"
+    };
+    sae_dictionary_desc desc = class_desc(SAE_ARCH_STANDARD);
+    sae_dictionary *dict = random_dictionary(&desc, 10), *back;
+    sae_export_desc how;
+    char text[600];
+    const char *folder = check_path("%s/use", check_temp());
+    memset(&how, 0, sizeof how);
+    how.format = SAE_FORMAT_SAE_LENS;
+    CHECK_OK(ctx, sae_dictionary_export(dict, &how, folder), return);
+    sae_dictionary_destroy(dict);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        sae_load_desc load;
+        memset(&load, 0, sizeof load);
+        snprintf(text, sizeof text, "{\"architecture\": \"standard\", \"d_in\": %zu, \"d_sae\": %zu, "
+                 "\"apply_b_dec_to_input\": true, %s%s%s}", desc.activation_dim, desc.dict_size,
+                 cases[i].flat ? "" : "\"metadata\": {\"sae_lens_version\": \"6.18.0\", ",
+                 cases[i].use, cases[i].flat ? "" : "}");
+        load.config = text;
+        load.config_size = strlen(text);
+        check_test = cases[i].use;
+        CHECK_OK(ctx, sae_dictionary_load(ctx, &load, folder, &dict), continue);
+        how.origin = NULL;
+        CHECK_OK(ctx, sae_dictionary_export(dict, &how, check_path("%s/use2", check_temp())),
+                 continue);
+        CHECK_OK(ctx, sae_dictionary_load(ctx, NULL, check_path("%s/use2", check_temp()), &back),
+                 continue);
+        for (size_t k = 0; k < 2; k++) {
+            const sae_origin *o = &(k ? back : dict)->origin;
+            CHECK(o->prepend_bos == cases[i].bos, "prepend_bos is %d", o->prepend_bos);
+            CHECK((o->one_head ? (int64_t)o->head : -1) == cases[i].head, "head is %zu", o->head);
+            CHECK(o->positions[0] == cases[i].first && o->positions[1] == cases[i].end
+                      && o->positions[2] == cases[i].step, "positions are %lld, %lld, %lld",
+                  (long long)o->positions[0], (long long)o->positions[1],
+                  (long long)o->positions[2]);
+            CHECK(o->no_special == cases[i].special, "no_special is %d", o->no_special);
+            CHECK(strcmp(o->hook_out, cases[i].hook_out) == 0, "hook_out is %s", o->hook_out);
+            CHECK(strcmp(o->model_options, cases[i].options) == 0, "options are %s",
+                  o->model_options);
+        }
+        sae_dictionary_destroy(dict);
+        sae_dictionary_destroy(back);
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        sae_load_desc load;
+        memset(&load, 0, sizeof load);
+        snprintf(text, sizeof text, "{\"architecture\": \"standard\", \"d_in\": %zu, \"d_sae\": %zu, "
+                 "\"metadata\": {\"sae_lens_version\": \"6.18.0\", %s}}", desc.activation_dim,
+                 desc.dict_size, refused[i]);
+        load.config = text;
+        load.config_size = strlen(text);
+        check_test = refused[i];
+        CHECK(sae_dictionary_load(ctx, &load, folder, &dict) == SAE_ERR_FORMAT
+                  && strstr(sae_error(ctx), "allowed is"), "%s", sae_error(ctx));
+    }
+    check_test = NULL;
+}
+
 /* ---- what uses a dictionary ------------------------------------------------------------------ */
 
 /* x_hat against targets as wide as it is, with another width of the input: the l2_loss and the
@@ -648,9 +755,11 @@ int main(void) {
     if (!(ctx = check_context(1))) return check_end();
     variations();
     refused_descs();
+    refused_values();
     matrix();
     matrix_of_variations();
     export_rest();
+    use_in_origin();
     evaluate_transcoder();
     start_from_others();
     memory_of_opening();

@@ -1,4 +1,4 @@
-/*  Proves: the hand-written gradients of tests/oracle.h are the derivatives of its losses, for all nine
+/*  Proves: the hand-written gradients of tests/oracle.h are the derivatives of its losses, for all
     trainers, every option of the loss and the experiments.
     Oracle: central differences with h = 1e-6 in double precision; parts that the reference detaches,
     and the straight-through windows of JumpReLU, are held (see oracle.h).
@@ -8,7 +8,7 @@
 #define SAE_IMPLEMENTATION
 #include "sae.h"
 #include "check.h"
-#include "inside.h"
+#include "common.h"
 #include "oracle.h"
 
 typedef struct example {
@@ -142,6 +142,7 @@ static void run(const example *c) {
 }
 
 int main(void) {
+    COMMON_EVERY_TRAINER(examples)
     for (size_t i = 0; i < sizeof examples / sizeof *examples; i++) run(&examples[i]);
     return check_end();
 }

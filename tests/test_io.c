@@ -135,7 +135,7 @@ static sae_context *io_context(io_disk *disk, bool map) {
     sae_context_desc desc;
     sae_context *ctx = NULL;
     sae_io io = { io_open, io_size, io_read, io_close, map ? io_map : NULL, io_write, io_sync,
-                  io_rename, io_remove, NULL, disk };
+                  io_rename, io_remove, NULL, NULL, disk };
     memset(disk, 0, sizeof *disk);
     disk->fail_at = -1;
     memset(&desc, 0, sizeof desc);

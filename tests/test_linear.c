@@ -42,6 +42,18 @@ static float plain_weight(sae_dtype dtype, const unsigned char *at) {
     return x;
 }
 
+/* Where a block of each type has its float16 numbers; -1: none more. MXFP4 has an exponent. */
+static const struct block_type {
+    sae_dtype dtype;
+    int half[2];
+} block_types[] = {
+    { SAE_Q8_0, { 0, -1 } },   { SAE_Q4_0, { 0, -1 } },   { SAE_Q4_1, { 0, 2 } },
+    { SAE_Q5_0, { 0, -1 } },   { SAE_Q5_1, { 0, 2 } },    { SAE_Q2_K, { 80, 82 } },
+    { SAE_Q3_K, { 108, -1 } }, { SAE_Q4_K, { 0, 2 } },    { SAE_Q5_K, { 0, 2 } },
+    { SAE_Q6_K, { 208, -1 } }, { SAE_IQ4_NL, { 0, -1 } }, { SAE_IQ4_XS, { 0, -1 } },
+    { SAE_MXFP4, { -1, -1 } },
+};
+
 /* W [outputs,inputs] */
 static void plain_linear(const float *x, const float *W, const float *bias, size_t n, size_t inputs,
                          size_t outputs, float *y) {
@@ -156,6 +168,56 @@ static void free_layer(layer *l) {
     free(l->plain);
 }
 
+/* The same of blocks; what they mean is sae_tensor_to_f32's (tests/test_io.c), but for Q8_0. */
+static void make_block_layer(layer *l, const struct block_type *type, int layout, size_t inputs,
+                             size_t outputs) {
+    check_rng rng = { inputs * 1000 + outputs + (uint64_t)type->dtype * 77 };
+    const size_t block = sae_dtype_block(type->dtype), size = sae_dtype_size(type->dtype);
+    const size_t rows = layout == TRANSPOSED ? inputs : outputs;
+    const size_t cols = layout == TRANSPOSED ? outputs : inputs;
+    const size_t stride = cols + (layout == VIEW ? 2 * block : 0);
+    const size_t all = rows * stride / block + 1, odd = (inputs + outputs) / 32 % 4;
+    memset(l, 0, sizeof *l);
+    l->dtype = type->dtype;
+    l->layout = layout;
+    l->inputs = inputs;
+    l->outputs = outputs;
+    l->transposed = layout == TRANSPOSED;
+    l->memory = (unsigned char *)malloc(all * size + odd);
+    l->plain = (float *)malloc(inputs * outputs * sizeof(float));
+    l->bias = (float *)malloc(outputs * sizeof(float));
+    for (size_t j = 0; j < outputs; j++) l->bias[j] = (float)check_normal(&rng);
+    for (size_t i = 0; i < all * size; i++) l->memory[odd + i] = (unsigned char)check_bits(&rng);
+    for (size_t i = 0; i < all; i++) {
+        unsigned char *at = l->memory + odd + i * size;
+        for (int h = 0; h < 2 && type->half[h] >= 0; h++)
+            at[type->half[h] + 1] = (unsigned char)((at[type->half[h] + 1] & 0x83) | 0x20);
+        if (type->dtype == SAE_MXFP4) at[0] = (unsigned char)(at[0] % 16 + 120);
+    }
+    l->W.dtype = type->dtype;
+    l->W.ndim = 2;
+    l->W.shape[0] = rows;
+    l->W.shape[1] = cols;
+    l->W.stride[0] = (int64_t)stride;
+    l->W.stride[1] = 1;
+    l->W.data = l->memory + odd + (layout == VIEW ? size : 0);
+    for (size_t r = 0; r < rows; r++) {
+        float *row = (float *)malloc(cols * sizeof *row);
+        sae_tensor one = l->W;
+        one.shape[0] = 1;
+        one.data = (const unsigned char *)l->W.data + r * stride / block * size;
+        sae_tensor_to_f32(&one, row);
+        for (size_t c = 0; c < cols; c++) {
+            const unsigned char *at = (const unsigned char *)one.data + c / 32 * 34;
+            if (type->dtype == SAE_Q8_0)
+                row[c] = plain_half((uint16_t)(at[0] | at[1] << 8))
+                         * (float)(signed char)at[2 + c % 32];
+            l->plain[l->transposed ? c * inputs + r : r * inputs + c] = row[c];
+        }
+        free(row);
+    }
+}
+
 enum { ROWS_MOST = 300, GUARD = 16 };
 static float *x, *y, *want; /* rows, results, the oracle's */
 
@@ -183,7 +245,7 @@ static void take_blocks(sae_context *ctx, int taken) {
 
 static void run_layer(const layer *l) {
     static const size_t rows[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, ROWS_MOST };
-    const bool full = l->layout <= TRANSPOSED;
+    const bool full = l->layout <= TRANSPOSED && l->dtype <= SAE_Q8_0;
     size_t most = full ? ROWS_MOST : 9;
     check_activations(l->inputs, x, most, l->inputs);
     plain_linear(x, l->plain, l->bias, most, l->inputs, l->outputs, want);
@@ -211,7 +273,7 @@ static void run_layer(const layer *l) {
 static void same_bits(void) {
     static const size_t sizes[] = { 1, 7, 16, 47, 48, 49, 100, 513 };
     static const sae_dtype dtypes[] = { SAE_F32, SAE_F16, SAE_BF16, SAE_F64 };
-    enum { SIZES = sizeof sizes / sizeof *sizes, MOST = 513 };
+    enum { SIZES = sizeof sizes / sizeof *sizes, MOST = 768 };
     check_test = "same bits";
     x = (float *)malloc(ROWS_MOST * MOST * sizeof *x);
     y = (float *)malloc(ROWS_MOST * MOST * sizeof *y + GUARD);
@@ -228,6 +290,21 @@ static void same_bits(void) {
                     free_layer(&l);
                 }
             }
+    for (size_t t = 0; t < sizeof block_types / sizeof *block_types; t++)
+        for (size_t i = 1; i <= 5; i++) {
+            static const size_t others[] = { 1, 16, 47, 49, 100 };
+            size_t sizes_of[] = { 1, 2, 3, 8, 17 }, block = sae_dtype_block(block_types[t].dtype);
+            size_t along = block == 32 ? sizes_of[i - 1] * 32 : (i + 1) / 2 * 256;
+            for (int layout = 0; layout <= TRANSPOSED; layout++) {
+                layer l;
+                bool turned = layout == TRANSPOSED;
+                if (block != 32 && turned && i % 2) continue;
+                make_block_layer(&l, &block_types[t], layout, turned ? others[i - 1] : along,
+                                 turned ? along : others[i - 1]);
+                run_layer(&l);
+                free_layer(&l);
+            }
+        }
     free(x);
     free(y);
     free(want);
@@ -297,6 +374,12 @@ static void errors(void) {
     REFUSED(SAE_ERR_INVALID, "no inputs", bad.shape[1] = 0);
     REFUSED(SAE_ERR_INVALID, "too many", bad.shape[1] = (uint64_t)1 << 62);
     REFUSED(SAE_ERR_UNSUPPORTED, "integers", bad.dtype = SAE_I8);
+    REFUSED(SAE_ERR_INVALID, "half a block", bad.dtype = SAE_Q8_0);
+    REFUSED(SAE_ERR_INVALID, "a stride of half a block",
+            (bad.dtype = SAE_Q8_0, bad.shape[1] = 32, bad.stride[0] = 48));
+    REFUSED(SAE_ERR_INVALID, "blocks turned",
+            (bad.dtype = SAE_Q8_0, bad.shape[1] = 32, bad.stride[0] = 1, bad.stride[1] = 32));
+    REFUSED(SAE_ERR_UNSUPPORTED, "a type by name alone", bad.dtype = SAE_IQ1_S);
     REFUSED(SAE_ERR_UNSUPPORTED, "no dtype", bad.dtype = (sae_dtype)999);
     CHECK(strstr(sae_error(ctx), "sae_linear_create_tensor") != NULL, "says %s", sae_error(ctx));
     CHECK(sae_linear_create_tensor(ctx, NULL, NULL, false, &out) == SAE_ERR_INVALID, "no W");

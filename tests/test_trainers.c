@@ -345,6 +345,7 @@ static void lists(void) {
 }
 
 int main(void) {
+    COMMON_EVERY_TRAINER(cases)
     lists();
     sae_context *ctx = check_context(1);
     if (!ctx) return check_end();

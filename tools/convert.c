@@ -73,7 +73,7 @@ static int compare(const sae_dictionary *from, const sae_dictionary *to) {
 /* log10 of how often each latent fires on the rows of --data. */
 static int measure_sparsity(const common *c, sae_dictionary *dict, float *log_sparsity) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    size_t m = info.dict_size, block = block_rows(c, dict, 4 * m), n, i;
+    size_t m = sae_dictionary_num_latents(dict), block = block_rows(c, dict, 4 * m), n, i;
     uint64_t *count = (uint64_t *)keep_alloc(m, sizeof *count);
     float *x = (float *)keep_alloc(block * info.activation_dim, sizeof *x);
     float *f = (float *)keep_alloc(block * m, sizeof *f);
@@ -156,7 +156,8 @@ int verb_convert(int argc, char **argv) {
         { "layer", TEXT, &layer }, { "data", LIST, &c.data }, { "batch", COUNT, &c.batch },
         { "dim", COUNT, &c.dim }, { "dtype", TEXT, &c.dtype }, { "tensor", TEXT, &c.tensor },
         { "threads", COUNT, &c.threads }, { "quiet", FLAG, &tool.quiet },
-        { "use-top-k", FLAG, &c.use_top_k }, { "use-threshold", FLAG, &c.use_threshold }
+        { "use-top-k", FLAG, &c.use_top_k }, { "use-threshold", FLAG, &c.use_threshold },
+        { "input-scale", TEXT, &c.input_scale }
     };
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE && c.words.count != 2)

@@ -13,6 +13,7 @@ static int delphi_split(const common *c, const sae_tensor parts[3], uint64_t beg
     const float *value = (const float *)parts[2].data;
     uint64_t all = parts[0].shape[0], ctx = c->ctx ? c->ctx : CONTEXT, count = 0, i;
     bool wide = false;
+    uint64_t overflows = 0;
     uint32_t *place;
     uint16_t *narrow, *half;
     sae_tensor tensors[3];
@@ -43,12 +44,14 @@ static int delphi_split(const common *c, const sae_tensor parts[3], uint64_t beg
             else narrow[3 * count + j] = (uint16_t)at[j];
         }
         half[count++] = to_half(value[i]);
+        overflows += half_overflows(value[i]);
     }
     set_tensor(&tensors[0], "locations", wide ? SAE_U32 : SAE_U16, count, 3, place);
     set_tensor(&tensors[1], "activations", SAE_F16, count, 0, half);
     if (tokens) tensors[2] = *tokens;
     snprintf(name, sizeof name, "%.0f_%.0f.safetensors", (double)begin, (double)(end - 1));
     result = sae_tensor_file_write(tool.ctx, joined(folder, name), tensors, tokens ? 3 : 2);
+    if (overflows && result == SAE_OK) warn_overflow(joined(folder, name), overflows);
     free(place);
     free(half);
     return result == SAE_OK ? DONE : fail_library();
@@ -77,7 +80,7 @@ static int delphi_config(const common *c, const sae_dictionary *dict, uint64_t r
 int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
                  uint64_t rows) {
     sae_origin origin = *sae_dictionary_origin(dict);
-    uint64_t m = sae_dictionary_get_desc(dict)->dict_size, splits = c->splits ? c->splits : SPLITS;
+    uint64_t m = sae_dictionary_num_latents(dict), splits = c->splits ? c->splits : SPLITS;
     uint64_t ctx = c->ctx ? c->ctx : CONTEXT, s;
     const char *module = c->module ? c->module : origin.hook;
     sae_tensor_file *file = NULL;

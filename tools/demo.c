@@ -143,9 +143,10 @@ static sae_result open_all(demo *d, const char *model, const char *text) {
     d->all.ctx = CTX;
     TRY(split(d));
     d->layer = (int64_t)(info.layers / 2);
-    snprintf(d->submodule, sizeof d->submodule, "gpt_neox.layers.%zu", info.layers / 2);
-    TRY(sae_lm_site_find(d->model, d->submodule, false, &d->place.in));
+    d->place.in.module = SAE_LM_LAYER;
+    d->place.in.layer = info.layers / 2;
     d->place.out = d->place.in;
+    sae_lm_site_name(d->model, d->place.in, false, d->submodule, sizeof d->submodule);
     desc.model = d->model;
     desc.tokens = d->train.tokens;
     desc.contexts = d->train.contexts;

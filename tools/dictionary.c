@@ -25,7 +25,7 @@ int parse_arch(const char *text, sae_arch *out) {
     char all[300] = "";
     size_t n = 0;
     int i;
-    for (i = 1; i <= SAE_ARCH_IDENTITY; i++) {
+    for (i = 1; i <= SAE_NUM_ARCHS; i++) {
         const char *name = sae_arch_name((sae_arch)i);
         if (strcmp(text, name) == 0) {
             *out = (sae_arch)i;
@@ -85,7 +85,8 @@ static int check_sweep(const char *path) {
 const char *weights_file(const char *path) {
     static const char *const names[] = {
         "ae.pt", "ae.safetensors", "sae_weights.safetensors", "sae.safetensors", "params.npz",
-        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
+        "params.safetensors", "checkpoints/final.safetensors", "sae_weights.pt",
+        "checkpoints/final.pt", "model.safetensors", "model.pt", "cc_weights.pt", "autoencoder.pt"
     };
     size_t i;
     for (i = 0; i < sizeof names / sizeof names[0]; i++)
@@ -99,9 +100,26 @@ bool is_large(const char *path) {
     return stat(weights_file(path), &about) == 0 && about.st_size > (1 << 30);
 }
 
+/* How the command line says to load. */
+int fill_load(const common *c, sae_load_desc *desc) {
+    char *end;
+    memset(desc, 0, sizeof *desc);
+    desc->k = (size_t)c->k;
+    desc->raw = c->raw;
+    desc->first_latent = c->first_latent;
+    desc->num_latents = c->num_latents;
+    if (c->input_scale) {
+        desc->input_scale = strtod(c->input_scale, &end);
+        if (end == c->input_scale || *end || !(desc->input_scale > 0)
+            || !isfinite(desc->input_scale))
+            return fail_usage("--input-scale is %s, allowed is a number above 0", c->input_scale);
+    }
+    return c->dict_class ? parse_arch(c->dict_class, &desc->arch) : DONE;
+}
+
 /* The dictionary named first on the command line, under the rule asked for. */
 int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **dict) {
-    sae_load_desc desc = { SAE_ARCH_DEFAULT, 0, false, raw_decoder_norms, 0, 0, NULL, 0, NULL };
+    sae_load_desc desc;
     int status = DONE;
     sae_result result;
     size_t k;
@@ -109,12 +127,10 @@ int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **di
     if (c->words.count > 1) return fail_usage("%s belongs to no option", c->words.items[1]);
     if (c->use_top_k && c->use_threshold)
         return fail_usage("--use-top-k or --use-threshold, not both");
-    if (c->dict_class && parse_arch(c->dict_class, &desc.arch) != DONE) return WRONG_USAGE;
+    status = fill_load(c, &desc);
+    if (status != DONE) return status;
+    desc.raw_decoder_norms = raw_decoder_norms;
     if (check_sweep(c->words.items[0]) != DONE) return FAILED;
-    desc.k = (size_t)c->k;
-    desc.raw = c->raw;
-    desc.first_latent = c->first_latent;
-    desc.num_latents = c->num_latents;
     result = sae_dictionary_load(tool.ctx, &desc, c->words.items[0], dict);
     if (result == SAE_ERR_UNSUPPORTED && c->num_latents) { /* a class that needs them all */
         desc.first_latent = desc.num_latents = 0;
@@ -137,16 +153,23 @@ int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **di
     return status;
 }
 
-/* Opens --data for dict, which is prepared where there are rows enough to gain by it. */
-int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
-    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
+/* Opens --data, rows as wide as the dictionary named first takes them. */
+int open_rows_of(const common *c, size_t width, reader *rows) {
     int status;
     if (!c->data.count) return fail_usage("--data is missing");
+    rows->want = width;
     status = reader_create(rows, &c->data, c);
     if (status != DONE) return status;
-    if (rows->width != info.activation_dim)
+    if (rows->width != width)
         return fail("%s has rows of %zu, the dictionary %s takes %zu", c->data.items[0],
-                    rows->width, c->words.items[0], info.activation_dim);
+                    rows->width, c->words.items[0], width);
+    return DONE;
+}
+
+/* Opens --data for dict, which is prepared where there are rows enough to gain by it. */
+int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
+    int status = open_rows_of(c, sae_dictionary_get_desc(dict)->activation_dim, rows);
+    if (status != DONE) return status;
     if (c->target.count) { /* checked here; only eval compares with it */
         reader target;
         memset(&target, 0, sizeof target);
@@ -164,11 +187,46 @@ int open_rows(const common *c, sae_dictionary *dict, reader *rows) {
 enum { BLOCK_BYTES = 64 << 20 }; /* of latents held at once */
 
 /* Rows of a block: as --batch says where the rows of a batch choose together, else what fits. */
-size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row) {
-    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
+static size_t rows_of_block(const common *c, bool together, size_t bytes_a_row) {
     size_t batch = c->batch ? (size_t)c->batch : 2048, fits = (size_t)BLOCK_BYTES / bytes_a_row;
-    bool together = sae_dictionary_rule(dict) == SAE_RULE_TOP_K
-                    && (info.arch == SAE_ARCH_BATCH_TOP_K || info.arch == SAE_ARCH_MATRYOSHKA);
     if (together || batch <= fits) return batch;
     return fits ? fits : 1;
+}
+
+size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row) {
+    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
+    return rows_of_block(c, sae_dictionary_rule(dict) == SAE_RULE_TOP_K
+                                && (info.arch == SAE_ARCH_BATCH_TOP_K
+                                    || info.arch == SAE_ARCH_MATRYOSHKA), bytes_a_row);
+}
+
+size_t subject_block(const common *c, const subject *s, size_t bytes_a_row) {
+    if (s->dict) return block_rows(c, s->dict, bytes_a_row);
+    return rows_of_block(c, sae_clt_get_desc(s->clt)->arch == SAE_ARCH_BATCH_TOP_K, bytes_a_row);
+}
+
+/* What the first word names. */
+int open_subject(const common *c, bool raw_decoder_norms, subject *s) {
+    int status;
+    memset(s, 0, sizeof *s);
+    if (is_layers(c)) {
+        const sae_clt_desc *desc;
+        status = open_layers(c, &s->clt);
+        if (status != DONE) return status;
+        desc = sae_clt_get_desc(s->clt);
+        s->in = s->out = desc->layers * desc->activation_dim;
+        s->codes = desc->layers * desc->dict_size;
+        return DONE;
+    }
+    status = load_dictionary(c, raw_decoder_norms, &s->dict);
+    if (status != DONE) return status;
+    s->in = sae_dictionary_get_desc(s->dict)->activation_dim;
+    s->out = sae_dictionary_get_desc(s->dict)->output_dim;
+    s->codes = sae_dictionary_num_latents(s->dict);
+    return DONE;
+}
+
+void close_subject(subject *s) {
+    sae_dictionary_destroy(s->dict);
+    sae_clt_close(s->clt);
 }

@@ -103,34 +103,58 @@ static features_text judged_text(const features_text *text) {
     return some;
 }
 
-/* Opens every dictionary and finds its position. */
-static int open_runs(const feature_options *o, const language *l, feature_run *runs, size_t num) {
+/* Opens every dictionary, finds its place, and reads the text as they want it. */
+static int open_runs(const feature_options *o, language *l, feature_run *runs, size_t num) {
+    const sae_dictionary *dicts[MOST_RUNS];
+    const char *paths[MOST_RUNS];
+    reading how;
     size_t i;
-    for (i = 0; i < num; i++) {
+    int status = DONE;
+    for (i = 0; i < num && status == DONE; i++) {
         common one = o->c;
-        features_desc desc;
-        int status;
         one.words.items = &runs[i].path;
         one.words.count = 1;
         status = load_dictionary(&one, false, &runs[i].dict);
-        if (status == DONE)
-            status = find_position(&o->c, runs[i].path, runs[i].dict, l, &runs[i].at);
-        if (status != DONE) return status;
+        dicts[i] = runs[i].dict;
+        paths[i] = runs[i].path;
+    }
+    if (status == DONE) status = choose_reading(&o->c, dicts, paths, num, &how);
+    if (status == DONE) status = language_open(&o->c, l);
+    if (status == DONE && !l->tokenizer)
+        status = fail("%s has no tokenizer: the page shows tokens", o->c.model);
+    for (i = 0; i < num && status == DONE; i++)
+        status = find_position(&o->c, paths[i], dicts[i], l, &runs[i].at);
+    if (status == DONE) status = language_read(&o->c, &how, l);
+    if (status == DONE && o->contexts && o->contexts < l->text.contexts)
+        l->text.contexts = (size_t)o->contexts;
+    return status;
+}
+
+static int create_passes(const feature_options *o, const language *l, feature_run *runs,
+                         size_t num) {
+    size_t i;
+    for (i = 0; i < num; i++) {
+        features_desc desc;
         memset(&desc, 0, sizeof desc);
         desc.dict = runs[i].dict;
         desc.place = runs[i].at.place;
         desc.ctx = l->text.ctx;
         desc.vocab_size = sae_lm_config_of(l->model).vocab_size;
+        desc.remove_bos = o->c.remove_bos;
+        desc.bos_token = l->bos;
         if (features_create(tool.ctx, &desc, &runs[i].f) != SAE_OK) return fail_library();
     }
     return DONE;
 }
 
-static int judge_runs(const language *l, const feature_run *runs, page_run *shown, size_t num) {
+static int judge_runs(const feature_options *o, const language *l, const feature_run *runs,
+                      page_run *shown, size_t num) {
     features_text text = judged_text(&l->text);
     features_judge_desc how;
     size_t i;
     memset(&how, 0, sizeof how);
+    how.remove_bos = o->c.remove_bos;
+    how.bos_token = l->bos;
     for (i = 0; i < num; i++) {
         const sae_dictionary *dict = runs[i].dict;
         features_progress progress = { show_share, NULL };
@@ -154,9 +178,8 @@ static int show_features(const feature_options *o, language *l, feature_run *run
     page_desc desc;
     size_t i;
     int status;
-    if (o->contexts && o->contexts < l->text.contexts) l->text.contexts = (size_t)o->contexts;
-    status = open_runs(o, l, runs, num);
-    if (status == DONE) status = judge_runs(l, runs, shown, num);
+    status = create_passes(o, l, runs, num);
+    if (status == DONE) status = judge_runs(o, l, runs, shown, num);
     if (status != DONE) return status;
     for (i = 0; i < num; i++) passes[i] = runs[i].f;
     progress.user = (void *)"reading the text";
@@ -167,7 +190,9 @@ static int show_features(const feature_options *o, language *l, feature_run *run
         shown[i].name = names[i] = runs[i].name;
         shown[i].trainer = "";
         shown[i].submodule = runs[i].at.submodule;
-        shown[i].io = runs[i].at.io;
+        shown[i].io = rows_text(&runs[i].at, (char *)keep_alloc(96, 1));
+        shown[i].hook = sae_lm_site_name(l->model, runs[i].at.place.in, true,
+                                         (char *)keep_alloc(64, 1), 64);
         shown[i].f = runs[i].f;
         shown[i].dict = runs[i].dict;
         shown[i].place = runs[i].at.place;
@@ -201,10 +226,14 @@ int verb_features(int argc, char **argv) {
     int status;
     memset(&o, 0, sizeof o);
     memset(&l, 0, sizeof l);
+    o.c.head = NO_HEAD;
     const option options[] = {
         { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text }, { "out", TEXT, &o.c.out },
         { "ctx", SIZE, &o.c.ctx }, { "contexts", SIZE, &o.contexts },
-        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "log", LIST, &o.log },
+        { "submodule", ONCE, &o.c.submodule }, { "io", TEXT, &o.c.io },
+        { "head", COUNT, &o.c.head }, { "log", LIST, &o.log },
+        { "bos", FLAG, &o.c.bos }, { "no-bos", FLAG, &o.c.no_bos },
+        { "remove-bos", FLAG, &o.c.remove_bos },
         { "features", SIZE, &o.features }, { "no-effects", FLAG, &o.no_effects },
         { "raw", FLAG, &o.c.raw }, { "dict-class", TEXT, &o.c.dict_class }, { "k", SIZE, &o.c.k },
         { "use-top-k", FLAG, &o.c.use_top_k }, { "use-threshold", FLAG, &o.c.use_threshold },
@@ -219,7 +248,7 @@ int verb_features(int argc, char **argv) {
     if (status == DONE) status = need_folder("out", o.c.out);
     if (status == DONE) status = keep_apart("--out", o.c.out, &o.c);
     if (status == DONE) status = start_program(&o.c);
-    if (status == DONE) status = language_open(&o.c, &l);
+    if (status == DONE) status = open_runs(&o, &l, runs, num);
     if (status == DONE) status = show_features(&o, &l, runs, num);
     for (i = 0; i < num; i++) {
         features_destroy(runs[i].f);

@@ -29,6 +29,9 @@ static norms row_norms(const sae_dictionary *dict,
 static const char *variations(const sae_dictionary_desc *h, char out[256]) {
     static const char *const latents[] = { "", "signed", "largest magnitude", "group max" };
     static const char *const norms[] = { "", "constant norm", "layer norm" };
+    static const char *const gates[] = { "", "norms of the decoder",
+                                         "sums of the layers' decoder norms",
+                                         "decoder norms and their sums" };
     size_t n = 0;
     out[0] = 0;
     if (h->no_b_dec_subtraction)
@@ -41,7 +44,22 @@ static const char *variations(const sae_dictionary_desc *h, char out[256]) {
                               h->output_normalized ? " (kept on the output)" : "");
     if (h->output_dim != h->activation_dim) n += (size_t)snprintf(out + n, 256 - n, "transcoder, ");
     if (h->skip) n += (size_t)snprintf(out + n, 256 - n, "skip connection, ");
+    if (h->glu) n += (size_t)snprintf(out + n, 256 - n, "gated linear unit, ");
+    if (h->gate) n += (size_t)snprintf(out + n, 256 - n, "chosen times %s, ", gates[h->gate]);
+    if (h->normalizer) n += (size_t)snprintf(out + n, 256 - n, "layers normalized, ");
+    if (h->layer_codes) n += (size_t)snprintf(out + n, 256 - n, "codes of each layer, ");
     if (n) out[n - 2] = 0;
+    return out;
+}
+
+/* As Python writes it: "1:", "5:-5", "::2". */
+const char *slice_text(const int64_t positions[3], char out[96]) {
+    size_t n = 0;
+    if (positions[0]) n = (size_t)snprintf(out, 96, "%.0f", (double)positions[0]);
+    n += (size_t)snprintf(out + n, 96 - n, ":");
+    if (positions[1] != INT64_MAX)
+        n += (size_t)snprintf(out + n, 96 - n, "%.0f", (double)positions[1]);
+    if (positions[2] != 1) snprintf(out + n, 96 - n, ":%.0f", (double)positions[2]);
     return out;
 }
 
@@ -63,6 +81,8 @@ static void text_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     printf("%-18s %s\n", "class", sae_arch_name(info.arch));
     text_line("called there", origin.class_name);
     text_line("variations", variations(&info, text));
+    if (info.layers > 1)
+        printf("%-18s crosscoder of %zu layers\n", "kind", info.layers);
     printf("%-18s %zu\n%-18s %zu\n", "activation_dim", info.activation_dim, "dict_size",
            origin.dict_size);
     if (info.output_dim != info.activation_dim)
@@ -78,10 +98,16 @@ static void text_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     printf("%-18s %.4f of the latents have an encoder or decoder row of zeros%s\n", "dead-looking",
            (double)(enc.none > dec.none ? enc.none : dec.none) / (double)info.dict_size, of);
     text_line("model", origin.model);
+    text_line("model options", origin.model_options);
     text_line("hook", origin.hook);
+    text_line("hook out", origin.hook_out);
     if (origin.layer >= 0) printf("%-18s %.0f\n", "layer", (double)origin.layer);
+    if (origin.one_head) printf("%-18s %zu\n", "head", origin.head);
     text_line("dataset", origin.dataset);
     if (origin.context_size) printf("%-18s %zu\n", "context size", origin.context_size);
+    if (origin.prepend_bos) text_line("bos in front", origin.prepend_bos > 0 ? "yes" : "no");
+    if (origin.no_special) text_line("special tokens", "left out");
+    if (origin.positions[2]) text_line("positions", slice_text(origin.positions, text));
     text_line("written by version", origin.version);
     if (trainer)
         printf("%-18s %s (%s), %.0f steps, lr %g, seed %.0f\n", "trained by",
@@ -106,6 +132,7 @@ static void json_info(const sae_dictionary *dict, const sae_trainer_desc *traine
     printf("{\"format\": \"%s\", \"dict_class\": \"%s\", \"activation_dim\": %zu, "
            "\"dict_size\": %zu, \"output_dim\": %zu", sae_format_name(origin.format),
            sae_arch_name(info.arch), info.activation_dim, origin.dict_size, info.output_dim);
+    if (info.layers > 1) printf(", \"kind\": \"crosscoder\", \"layers\": %zu", info.layers);
     json_text("class", origin.class_name);
     json_text("variations", variations(&info, text));
     if (info.k)
@@ -117,11 +144,18 @@ static void json_info(const sae_dictionary *dict, const sae_trainer_desc *traine
         printf("%zu%s", info.group_sizes[i], i + 1 < info.num_groups ? ", " : "]");
     if (origin.dtype) json_text("dtype", sae_dtype_name(origin.dtype));
     json_text("model", origin.model);
+    json_text("model_options", origin.model_options);
     json_text("hook", origin.hook);
+    json_text("hook_out", origin.hook_out);
     json_text("dataset", origin.dataset);
     json_text("version", origin.version);
     if (origin.layer >= 0) printf(", \"layer\": %.0f", (double)origin.layer);
+    if (origin.one_head) printf(", \"head\": %zu", origin.head);
     if (origin.context_size) printf(", \"context_size\": %zu", origin.context_size);
+    if (origin.prepend_bos)
+        printf(", \"prepend_bos\": %s", origin.prepend_bos > 0 ? "true" : "false");
+    if (origin.no_special) printf(", \"exclude_special_tokens\": true");
+    if (origin.positions[2]) json_text("positions", slice_text(origin.positions, text));
     printf(", \"encoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", enc.least,
            enc.mean, enc.most);
     printf(", \"decoder_norm\": {\"min\": %.9g, \"mean\": %.9g, \"max\": %.9g}", dec.least,
@@ -153,7 +187,9 @@ static void list_files(const char *path) {
     static const char *const names[] = {
         "config.json", "cfg.json", "hyperparams.json", "ae.pt", "ae.safetensors",
         "sae_weights.safetensors", "sparsity.safetensors", "sae.safetensors", "params.npz",
-        "params.safetensors", "checkpoints/final.safetensors", "autoencoder.pt"
+        "params.safetensors", "checkpoints/final.safetensors", "sae_weights.pt",
+        "checkpoints/final.pt", "model.safetensors", "model.pt", "cc_weights.pt", "autoencoder.pt",
+        "activation_scaler.json"
     };
     struct stat about;
     size_t i;
@@ -173,20 +209,21 @@ int verb_info(int argc, char **argv) {
     int status;
     memset(&c, 0, sizeof c);
     const option options[] = { { "json", FLAG, &c.json }, { "raw", FLAG, &c.raw },
-                               { "dict-class", TEXT, &c.dict_class }, { "k", SIZE, &c.k } };
-    status = parse_options(argc, argv, options, 4, &c.words, NULL);
+                               { "dict-class", TEXT, &c.dict_class }, { "k", SIZE, &c.k },
+                               { "input-scale", TEXT, &c.input_scale } };
+    status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE && c.words.count != 1) status = fail_usage("one folder or file is needed");
     if (status == DONE) status = start_program(&c);
     if (status != DONE) return status;
     path = c.words.items[0];
+    if (is_layers(&c)) return info_layers(&c);
     if (is_large(path)) c.num_latents = 1024;
     if (stat(path, &about) == 0 && (about.st_mode & S_IFMT) != S_IFDIR
         && sae_tensor_file_open(tool.ctx, path, &file) != SAE_OK)
         return fail_library();
     if (file) { /* a bare file may hold a dictionary, or just tensors */
-        sae_load_desc desc = { SAE_ARCH_DEFAULT, (size_t)c.k, c.raw, false, 0, c.num_latents,
-                               NULL, 0, NULL };
-        if (c.dict_class && parse_arch(c.dict_class, &desc.arch) != DONE) status = WRONG_USAGE;
+        sae_load_desc desc;
+        status = fill_load(&c, &desc);
         if (status == DONE && sae_dictionary_load(tool.ctx, &desc, path, &dict) != SAE_OK) {
             if (!is_large(path) && sae_tensor_file_check(file, NULL) != SAE_OK)
                 status = fail_library();

@@ -17,7 +17,8 @@ static const struct {
     { "features", help_features, verb_features },
     { "activations", help_activations, verb_activations },
     { "tokenize", help_tokenize, verb_tokenize },
-    { "detokenize", help_detokenize, verb_detokenize }, { "logits", help_logits, verb_logits }
+    { "detokenize", help_detokenize, verb_detokenize }, { "logits", help_logits, verb_logits },
+    { "generate", help_generate, verb_generate }, { "steer", help_steer, verb_steer }
 };
 enum { NUM_VERBS = sizeof verbs / sizeof verbs[0] };
 

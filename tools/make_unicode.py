@@ -114,10 +114,11 @@ def main():
     is_mark = {c for a, b, _ in known for c in range(a, b + 1)}
     seconds = sorted({table[i][2] for i in composed} - is_mark)
     with head("unicode_classes", "unicode: classes", "16.0"):
-        put("unsigned char", "lmi_ascii", [class_of(c) for c in range(128)],
-            "1 upper or title case, 2 lower case, 3 other letter, 4 mark, 5 number, 6 white space,\n"
-            "   0 other; + 8: \\w")
-        put("uint32_t", "lmi_classes", boundaries(), "code << 4 | class, from there on; from U+0080")
+        put("unsigned char", "lmi_ascii", [1 << class_of(c) % 8 | class_of(c) // 8 << 7 for c in range(128)],
+            "of each character the sets it is in, as in text.h")
+        put("uint32_t", "lmi_classes", boundaries(),
+            "code << 4 | class, from there on and from U+0080: 1 upper or title case, 2 lower case,\n"
+            "   3 other letter, 4 mark, 5 number, 6 white space, 0 other; + 8: \\w")
     with head("unicode_nfc", "unicode: NFC", "9.0"):
         put("uint32_t", "lmi_marks", [n for m in known for n in m], "first, last, combining class")
         put("uint32_t", "lmi_pairs", [n for p in table for n in p],

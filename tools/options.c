@@ -30,13 +30,25 @@ static char *dashed(const char *name) {
     return copy;
 }
 
-/* A trainer's letter in the table: the first of its name, a capital if an earlier one has that. */
+/* A trainer's letter in the table: the first of its name that no earlier one has, small or capital;
+   a sign where all are taken. No two are alike. */
 static char trainer_letter(int kind) {
-    char letter = sae_trainer_name((sae_trainer_kind)kind)[0];
+    char taken[SAE_NUM_TRAINERS + 2] = "";
     int k;
-    for (k = 1; k < kind; k++)
-        if (sae_trainer_name((sae_trainer_kind)k)[0] == letter) return (char)toupper(letter);
-    return letter;
+    for (k = 1; k <= kind; k++) {
+        const char *name = sae_trainer_name((sae_trainer_kind)k);
+        char letter = 0;
+        for (; *name && !letter; name++) {
+            if (!isalpha((unsigned char)*name)) continue;
+            letter = (char)tolower((unsigned char)*name);
+            if (strchr(taken, letter)) letter = (char)toupper((unsigned char)*name);
+            if (strchr(taken, letter)) letter = 0;
+        }
+        if (!letter)
+            for (letter = '0'; strchr(taken, letter); letter++) {}
+        taken[k - 1] = letter;
+    }
+    return taken[kind - 1];
 }
 
 static double default_rate(int kind, size_t dict_size) {
@@ -49,25 +61,46 @@ static double default_rate(int kind, size_t dict_size) {
 }
 
 /* The learning rates of all trainers: "sSp 0.001, g 5e-05, ...". */
-static void print_rates(void) {
+static const char *rates_text(char out[200]) {
+    size_t n = 0;
     int k, other;
     for (k = 1; k <= SAE_NUM_TRAINERS; k++) {
         double rate = default_rate(k, 16384);
         for (other = 1; default_rate(other, 16384) != rate; other++) {}
         if (other < k) continue; /* told with an earlier one */
-        if (k > 1) printf(", ");
+        if (k > 1) n += (size_t)snprintf(out + n, 200 - n, ", ");
         for (; other <= SAE_NUM_TRAINERS; other++)
-            if (default_rate(other, 16384) == rate) putchar(trainer_letter(other));
-        printf(" %g%s", rate, default_rate(k, 65536) != rate ? " / sqrt(m / 16384)" : "");
+            if (default_rate(other, 16384) == rate)
+                n += (size_t)snprintf(out + n, 200 - n, "%c", trainer_letter(other));
+        n += (size_t)snprintf(out + n, 200 - n, " %g%s", rate,
+                              default_rate(k, 65536) != rate ? " / sqrt(m / 16384)" : "");
     }
+    return out;
+}
+
+/* The text from column `from` on, its words wrapped at 80. */
+static void put_wrapped(const char *text, size_t from) {
+    size_t at = from;
+    while (*text) {
+        size_t n = strcspn(text, " ");
+        if (at > from && at + 1 + n > 80) {
+            printf("\n%*s", (int)from, "");
+            at = from;
+        }
+        at += (size_t)printf("%s%.*s", at > from ? " " : "", (int)n, text);
+        text += n;
+        text += strspn(text, " ");
+    }
+    printf("\n");
 }
 
 void print_hyperparameters(void) {
     sae_hyperparameter h;
+    char rates[200];
     size_t i;
     int k;
-    printf("Hyperparameters under the reference's names (none switches a step count off); which\n"
-           "trainers have them; and the default. The trainers are");
+    printf("Hyperparameters under the reference's names (none switches a step count off);\n"
+           "which trainers have them; and the default. The trainers are");
     for (k = 1; k <= SAE_NUM_TRAINERS; k++)
         printf("%s%s%c %s", k > 1 ? "," : "", k % 5 == 1 ? "\n  " : " ", trainer_letter(k),
                sae_trainer_name((sae_trainer_kind)k));
@@ -77,9 +110,8 @@ void print_hyperparameters(void) {
         for (k = 1; k <= SAE_NUM_TRAINERS; k++)
             putchar(h.trainers >> k & 1 ? trainer_letter(k) : '.');
         printf("  ");
-        if (strcmp(h.name, "lr") == 0) print_rates();
-        else printf("%s", h.initial);
-        printf("\n");
+        put_wrapped(strcmp(h.name, "lr") == 0 ? rates_text(rates) : h.initial,
+                    33 + SAE_NUM_TRAINERS);
     }
 }
 
@@ -201,7 +233,8 @@ int parse_options(int argc, char **argv, const option *options, size_t count, li
         if (o->kind == ONCE && *(const char **)o->value)
             return fail_usage("--%s is given twice: %s, %s", name, *(const char **)o->value, value);
         if (o->kind == TEXT || o->kind == ONCE) *(const char **)o->value = value;
-        if (o->kind == LIST) list_add((list *)o->value, value, (size_t)argc);
+        if (o->kind == LIST || o->kind == EACH)
+            list_add((list *)o->value, value, (size_t)argc);
         if ((o->kind == COUNT || o->kind == SIZE)
             && (!parse_count(value, (uint64_t *)o->value)
                 || (o->kind == SIZE && *(uint64_t *)o->value == 0)))

@@ -27,6 +27,7 @@ typedef struct page_run { /* one dictionary; the pass over the text is done */
     const char *name;      /* short, as shown */
     const char *trainer;   /* "" if not known */
     const char *submodule, *io;
+    const char *hook;      /* the place as TransformerLens names it; "" or NULL: it does not */
     const features *f;
     const sae_dictionary *dict;
     features_place place;
@@ -412,6 +413,8 @@ static void page_put_run(page *p, const page_run *run, const page_measured *m) {
     page_put_text(out, sae_arch_name(info.arch));
     fprintf(out, ",\"submodule\":");
     page_put_text(out, run->submodule);
+    fprintf(out, ",\"hook\":");
+    page_put_text(out, run->hook && strcmp(run->hook, run->submodule) ? run->hook : "");
     fprintf(out, ",\"io\":");
     page_put_text(out, run->io);
     fprintf(out, ",\"m\":%zu,\"d\":%zu,\"l0\":%.5g,\"rows\":%.0f,\"eval_tokens\":%.0f,",
@@ -615,7 +618,7 @@ static void page_put_neuronpedia(page *p, const page_run *run, const page_measur
     fprintf(p->out, ",\"layer\":%zu,\"sae_set\":", run->place.out.layer);
     page_put_text(p->out, run->name);
     fprintf(p->out, ",\"hook_name\":");
-    page_put_text(p->out, run->submodule);
+    page_put_text(p->out, run->hook && *run->hook ? run->hook : run->submodule);
     fprintf(p->out, ",\"features\":[");
     for (i = 0; i < m->num; i++) page_put_np_feature(p, run, m, i);
     fprintf(p->out, "\n]}\n");

@@ -13,7 +13,7 @@ program tool;
 
 /* One line on stderr, whatever the text holds. */
 static void say_line(const char *format, va_list args) {
-    char line[900];
+    char line[2000];
     size_t i;
     vsnprintf(line, sizeof line, format, args);
     for (i = 0; line[i]; i++)
@@ -39,7 +39,7 @@ int fail_usage(const char *format, ...) {
 
 /* One line that stops nothing; --quiet takes it away. */
 void warning(const char *format, ...) {
-    char line[800];
+    char line[1900];
     va_list args;
     if (tool.quiet) return;
     va_start(args, format);
@@ -48,15 +48,46 @@ void warning(const char *format, ...) {
     fail("warning: %s", line);
 }
 
+void note(const char *format, ...) {
+    va_list args;
+    if (tool.quiet) return;
+    va_start(args, format);
+    say_line(format, args);
+    va_end(args);
+}
+
 /* A library message without the function's name: of "sae_train: steps is 0", "steps is 0". */
 const char *without_function(const char *message) {
     size_t n = strspn(message, "abcdefghijklmnopqrstuvwxyz0123456789_");
-    bool ours = strncmp(message, "sae_", 4) == 0;
+    bool ours = strncmp(message, "sae_", 4) == 0 || strncmp(message, "features_", 9) == 0
+                || strncmp(message, "page_", 5) == 0;
     return ours && strncmp(message + n, ": ", 2) == 0 ? message + n + 2 : message;
 }
 
+/* Names of the library's that stand in its messages, as the command line has them. */
+static const char *in_our_words(const char *message, char out[2000]) {
+    static const char *const words[][2] = {
+        { "sae_load_desc.arch", "--dict-class" }, { "sae_load_desc.k", "--k" },
+        { "sae_load_desc.input_scale", "--input-scale" }, { "sae_load_desc asks for", "asked are" },
+        { "which sae_clt_open opens", "which info, encode, reconstruct and eval open" },
+        { "sae_dictionary_export", "sae convert" },
+        { "save_dir", "--out" }, { "leave resume out", "leave --resume out" }
+    };
+    size_t n = 0, i;
+    while (*message && n < 1960) {
+        for (i = 0; i < COUNT_OF(words); i++)
+            if (strncmp(message, words[i][0], strlen(words[i][0])) == 0) break;
+        if (i < COUNT_OF(words)) n += (size_t)snprintf(out + n, 2000 - n, "%s", words[i][1]);
+        else out[n++] = *message;
+        message += i < COUNT_OF(words) ? strlen(words[i][0]) : 1;
+    }
+    out[n] = 0;
+    return out;
+}
+
 int fail_library(void) {
-    return fail("%s", without_function(sae_error(tool.ctx)));
+    char text[2000];
+    return fail("%s", in_our_words(without_function(sae_error(tool.ctx)), text));
 }
 
 /* Zeroed memory that lives until the program ends. */
@@ -202,9 +233,11 @@ bool show_share(void *user, double done) {
 
 static void on_library_message(sae_log_level level, sae_result result, const char *message,
                                void *user) {
+    char ours[2000];
     (void)result;
     (void)user;
-    if (level == SAE_LOG_WARNING) warning("%s", without_function(message));
+    if (level == SAE_LOG_WARNING)
+        warning("%s", in_our_words(without_function(message), ours));
     if (!tool.quiet && level == SAE_LOG_INFO && strcmp(tool.verb, "convert") == 0) {
         const char *text = without_function(message); /* shown once all is well */
         size_t n = strlen(tool.notes);

@@ -2,6 +2,8 @@
 #include "tool.h"
 
 void reader_close(reader *r) {
+    size_t i;
+    for (i = 0; i < r->sides; i++) reader_close(&r->side[i]);
     sae_tensor_file_close(r->open);
     if (r->raw) fclose(r->raw);
     r->open = NULL;
@@ -17,37 +19,103 @@ static void shape_text(const sae_tensor *t, char out[200]) {
     snprintf(out + n, 200 - n, t->ndim ? "]" : "[]");
 }
 
-static int reader_open_tensor(reader *r, const char *path, size_t *width) {
-    size_t i, found = 0;
+static bool is_float(const sae_tensor *t) {
+    return t->dtype >= SAE_F32 && t->dtype <= SAE_F64;
+}
+
+/* The tensor of the open file that is rows, where none is named: the one of two dimensions, of
+   floats if there are such; else the one of three. */
+static const sae_tensor *reader_pick(const reader *r, const char *path) {
+    size_t count = sae_tensor_file_count(r->open), i, way, found;
     const sae_tensor *t = NULL;
+    for (way = 0; way < 4; way++) {
+        size_t ndim = way < 2 ? 2 : 3;
+        for (i = found = 0; i < count; i++) {
+            const sae_tensor *candidate = sae_tensor_file_get(r->open, i);
+            if (candidate->ndim != ndim || is_float(candidate) != (way % 2 == 0)) continue;
+            if (found++ == 0) t = candidate;
+        }
+        if (found == 1) return t;
+        if (found > 1) {
+            fail("%s holds %zu tensors with %s dimensions; --tensor NAME says which", path, found,
+                 ndim == 2 ? "two" : "three");
+            return NULL;
+        }
+    }
+    if (count == 1) return sae_tensor_file_get(r->open, 0);
+    fail("%s holds no tensor [rows,dim]", path);
+    return NULL;
+}
+
+/* A tensor of tokens [positions,contexts] as r->all's first axes: both are positions. */
+static bool has_tokens(const reader *r) {
+    size_t i;
+    for (i = 0; i < sae_tensor_file_count(r->open); i++) {
+        const sae_tensor *t = sae_tensor_file_get(r->open, i);
+        if (t->ndim == 2 && !is_float(t) && t->shape[0] == r->all.shape[0]
+            && t->shape[1] == r->all.shape[1])
+            return true;
+    }
+    return false;
+}
+
+/* r->all of three dimensions: heads or layers side by side, [batch,context,dim], or the one layer
+   that --data-layer names. */
+static int reader_shape(reader *r, const char *path, size_t *width) {
+    sae_tensor *t = &r->all;
+    const uint64_t middle = t->shape[1], last = t->shape[2];
+    char shape[200];
+    uint64_t layer;
+    shape_text(t, shape);
+    r->odd = true;
+    if (r->data_layer) {
+        if (!parse_count(r->data_layer, &layer) || layer >= middle)
+            return fail("--data-layer is %s, %s has layers 0 to %.0f: it is %s", r->data_layer,
+                        path, (double)middle - 1, shape);
+        t->data = (const unsigned char *)t->data
+                  + (int64_t)layer * t->stride[1] * (int64_t)sae_dtype_size(t->dtype);
+    } else if (middle * last == r->want) {
+        *width = (size_t)(middle * last);
+        return DONE;
+    } else if (last == r->want && has_tokens(r)) {
+        if (t->stride[0] != (int64_t)middle * t->stride[1])
+            return fail("%s: %s is not contiguous", path, shape);
+        t->shape[0] *= middle;
+        t->stride[0] = t->stride[1];
+    } else if (last == r->want)
+        return fail("%s is %s, of %.0f layers, and the dictionary takes one: --data-layer N says "
+                    "which, 0 to %.0f", path, shape, (double)middle, (double)middle - 1);
+    else
+        return fail("%s: %s is %s, it must be [rows,dim]%s", path,
+                    t->name[0] ? t->name : "its array", shape,
+                    r->want ? ", or [rows,heads,dim] of heads that are together as wide as the "
+                              "dictionary" : "");
+    t->shape[1] = t->shape[2];
+    t->stride[1] = t->stride[2];
+    t->ndim = 2;
+    *width = (size_t)last;
+    return DONE;
+}
+
+static int reader_open_tensor(reader *r, const char *path, size_t *width) {
+    const sae_tensor *t = NULL;
+    int status = DONE;
     if (sae_tensor_file_open(tool.ctx, path, &r->open) != SAE_OK) return fail_library();
     if (r->tensor && ends_with(path, ".safetensors")) {
         t = sae_tensor_file_find(r->open, r->tensor);
         if (!t) return fail("%s has no tensor %s", path, r->tensor);
-    }
-    for (i = 0; !t && i < sae_tensor_file_count(r->open); i++) {
-        const sae_tensor *candidate = sae_tensor_file_get(r->open, i);
-        if (candidate->ndim == 2 && ++found == 1) r->all = *candidate;
-    }
-    if (!t && found > 1)
-        return fail("%s holds %zu tensors with two dimensions; --tensor NAME says which", path,
-                    found);
-    if (!t && found == 0) {
-        if (sae_tensor_file_count(r->open) != 1)
-            return fail("%s holds no tensor [rows,dim]", path);
-        t = sae_tensor_file_get(r->open, 0);
-    }
-    if (t) r->all = *t;
+    } else if (!(t = reader_pick(r, path))) return FAILED;
+    r->all = *t;
     if (sae_tensor_file_check(r->open, NULL) != SAE_OK) return fail_library();
-    if (r->all.ndim != 2) {
+    if (r->all.ndim == 3 && (r->want || r->data_layer)) status = reader_shape(r, path, width);
+    else if (r->all.ndim != 2) {
         char shape[200];
         shape_text(&r->all, shape);
         return fail("%s: %s is %s, it must be [rows,dim]", path,
                     r->all.name[0] ? r->all.name : "its array", shape);
-    }
+    } else *width = (size_t)r->all.shape[1];
     r->count = r->all.shape[0];
-    *width = (size_t)r->all.shape[1];
-    return DONE;
+    return status;
 }
 
 static int reader_open_raw(reader *r, const char *path, size_t *width) {
@@ -98,18 +166,54 @@ static int reader_open_next(reader *r) {
     return DONE;
 }
 
+/* Files that are narrower than what is wanted, and together as wide: one of each layer. */
+static int reader_open_sides(reader *r, const list *files, const common *c) {
+    size_t i;
+    r->side = (reader *)keep_alloc(files->count, sizeof *r->side);
+    for (i = 0; i < files->count; i++) {
+        list *one = (list *)keep_alloc(1, sizeof *one);
+        int status;
+        one->items = &files->items[i];
+        one->count = 1;
+        status = reader_create(&r->side[i], one, c);
+        if (status != DONE) return status;
+        r->sides = i + 1;
+        if (r->side[i].rows != r->side[0].rows)
+            return fail("%s has %.0f rows, %s has %.0f: files of layers side by side have equally "
+                        "many", files->items[i], (double)r->side[i].rows, files->items[0],
+                        (double)r->side[0].rows);
+    }
+    r->rows = r->side[0].rows;
+    r->width = r->want;
+    r->odd = true;
+    return DONE;
+}
+
 /* Opens each file once, to know width and rows, and then the first. */
 int reader_create(reader *r, const list *files, const common *c) {
     int status = parse_dtype(c->dtype, &r->raw_dtype);
     if (status != DONE) return status;
     r->files = files;
     r->tensor = c->tensor;
+    r->data_layer = c->data_layer;
     r->raw_dim = (size_t)c->dim;
     while (r->next < files->count) {
         status = reader_open_next(r);
         if (status != DONE) return status;
         r->rows += r->count;
     }
+    if (files->count > 1 && r->width != r->want && r->width * files->count == r->want) {
+        reader_close(r);
+        return reader_open_sides(r, files, c);
+    }
+    return reader_rewind(r);
+}
+
+int reader_rewind(reader *r) {
+    size_t i;
+    int status = DONE;
+    for (i = 0; i < r->sides && status == DONE; i++) status = reader_rewind(&r->side[i]);
+    if (r->sides) return status;
     r->next = 0;
     return reader_open_next(r);
 }
@@ -129,16 +233,36 @@ static void reader_count_bad(reader *r, const float *x, size_t n, uint64_t first
 
 /* Their other rows are given all the same, so this is no failure; --quiet does not hide it. */
 void reader_warn_bad(const reader *r) {
+    size_t i;
+    for (i = 0; i < r->sides; i++) reader_warn_bad(&r->side[i]);
     if (r->num_bad)
         fail("warning: %.0f row%s with NaN or infinity, first row %.0f of %s: %s latents mean "
              "nothing", (double)r->num_bad, r->num_bad == 1 ? "" : "s", (double)r->bad_row,
              r->bad_file, r->num_bad == 1 ? "its" : "their");
 }
 
+/* reader_next of files side by side. */
+static int reader_next_sides(reader *r, float *x, size_t max, size_t *n) {
+    size_t width = r->width / r->sides, i, k, some = 0;
+    if (max > r->capacity) {
+        r->capacity = max;
+        r->part = (float *)keep_alloc(max * width, sizeof *r->part);
+    }
+    for (i = 0; i < r->sides; i++) {
+        int status = reader_next(&r->side[i], r->part, max, &some);
+        if (status != DONE) return status;
+        for (k = 0; k < some; k++)
+            memcpy(x + k * r->width + i * width, r->part + k * width, width * sizeof *x);
+    }
+    *n = some;
+    return DONE;
+}
+
 /* Up to max rows into x [max,width]; *n 0 at the end. */
 int reader_next(reader *r, float *x, size_t max, size_t *n) {
     size_t element = sae_dtype_size(r->raw ? r->raw_dtype : r->all.dtype);
     *n = 0;
+    if (r->sides) return reader_next_sides(r, x, max, n);
     while (*n < max) {
         size_t part = max - *n;
         sae_tensor rows = r->all;
@@ -175,6 +299,26 @@ int reader_next(reader *r, float *x, size_t max, size_t *n) {
         r->at += part;
     }
     return DONE;
+}
+
+/* ---- rows for the library ---- */
+
+static int64_t source_read(void *user, float *x, float *target, size_t max_rows) {
+    size_t n = 0;
+    (void)target;
+    return reader_next((reader *)user, x, max_rows, &n) == DONE ? (int64_t)n : (int64_t)SAE_ERR_IO;
+}
+static sae_result source_rewind(void *user) {
+    return reader_rewind((reader *)user) == DONE ? SAE_OK : SAE_ERR_IO;
+}
+
+/* Rows that the library's own reading of files does not know. */
+void reader_source(reader *r, sae_source_desc *source) {
+    memset(source, 0, sizeof *source);
+    source->dim = r->width;
+    source->read = source_read;
+    source->rewind = source_rewind;
+    source->user = r;
 }
 
 /* Opens and closes every file of --data and --target, so that what is wrong shows before work. */
@@ -290,6 +434,14 @@ void set_tensor(sae_tensor *t, const char *name, sae_dtype dtype, uint64_t rows,
     t->stride[0] = columns ? (int64_t)columns : 1;
     t->stride[1] = 1;
     t->data = data;
+}
+
+/* A number that float16 has not; --quiet does not hide it. */
+bool half_overflows(float value) { return fabsf(value) >= 65520.0f && fabsf(value) < INFINITY; }
+
+void warn_overflow(const char *path, uint64_t count) {
+    fail("warning: %s: %.0f value%s above 65504, the largest of float16, became infinite", path,
+         (double)count, count == 1 ? "" : "s");
 }
 
 /* To half precision, to the nearest, ties to even, as numpy does it. */

@@ -34,17 +34,32 @@ extern "C" {
 
 /* ==== >>features: api ========================================================================= */
 
-/* Where a dictionary sits: it reads the rows at `in` and gives those at `out`. */
+/* Where a dictionary sits: which rows it reads, and in place of which it gives its own. */
 typedef struct features_place {
-    sae_lm_site in, out; /* the same, but for transcoders */
+    sae_lm_site in, out;        /* the same, but for transcoders */
+    size_t in_from, out_from;   /* the first of its columns in a wider row: of one head among all */
+    int64_t positions[3];       /* of a context whose rows are its own, as in sae_origin */
+    bool skips;                 /* rows of the token `skipped` are not */
+    int32_t skipped;
+    bool centred;               /* rows are taken less their mean */
 } features_place;
 
-/* From a submodule's name and the reference's io: "in", "out", or "in_and_out" (transcoders). The
-   dictionary's widths are held against the submodule's. Errors: SAE_ERR_NOT_FOUND (the message
-   lists the submodules), SAE_ERR_INVALID (io), SAE_ERR_MISMATCH. */
+typedef struct features_where {
+    const char *submodule; /* required */
+    const char *io;        /* the reference's: "in", "out" (default), "in_and_out" (transcoders) */
+    const char *gives;     /* it gives what comes out of this submodule; NULL: as io says */
+    bool gives_input;      /* what goes into it */
+    bool one_head;         /* of a place with heads side by side the rows of this one alone */
+    size_t head;
+} features_where;
+
+/* The dictionary's widths are held against the submodules'. Errors: SAE_ERR_NOT_FOUND (the message
+   lists the submodules), SAE_ERR_INVALID (io, head), SAE_ERR_MISMATCH. */
 SAE_API sae_result features_place_find(sae_context *ctx, const sae_lm *model,
-                                       const sae_dictionary *dict, const char *submodule,
-                                       const char *io, features_place *out);
+                                       const sae_dictionary *dict, const features_where *where,
+                                       features_place *out);
+/* Whether the row of position `at` of a context of ctx tokens is the dictionary's. */
+SAE_API bool features_place_has(const features_place *place, int32_t token, size_t at, size_t ctx);
 
 typedef struct features_text {
     const int32_t *tokens; /* [contexts,ctx]; negative: padding, at the end of a context */
@@ -59,7 +74,7 @@ typedef struct features_progress {
 } features_progress;
 
 /* Mean -ln p of the next token over all predictions inside the contexts: as the model is, with
-   x_hat in place of the activations, with zeros there; at every position. */
+   x_hat in place of the activations, with zeros there; of every row that is the dictionary's. */
 typedef struct features_losses {
     double original, reconstructed, zero;
     double frac_recovered; /* (reconstructed - zero) / (original - zero) */
@@ -79,8 +94,8 @@ typedef struct features_metrics {
     features_losses losses;
 } features_metrics;
 
-/* The rows are taken in whole batches (of batch_size, default 2048, or of all where there are
-   fewer). *rows: how many were judged. out [num]. */
+/* The dictionary's rows are taken in whole batches (of batch_size, default 2048, or of all where
+   there are fewer). *rows: how many were judged. out [num]. */
 typedef struct features_judge_desc {
     size_t batch_size;
     bool remove_bos; /* from the rows; the losses are over all tokens */
@@ -109,6 +124,8 @@ typedef struct features_desc {
     size_t before, after; /* tokens kept around an example's token; default FEATURES_BEFORE, ... */
     size_t rows;         /* kept for features_pursuit; default 128 */
     uint64_t seed;       /* of the drawing */
+    bool remove_bos;     /* rows of bos_token are left out */
+    int64_t bos_token;
 } features_desc;
 
 typedef struct features features;
@@ -194,8 +211,9 @@ typedef struct features_logits_of {
 
 /* Do rows at this place reach the unembedding by the residual stream alone? */
 SAE_API bool features_place_has_logits(const sae_lm *model, features_place place);
-/* The decoder rows straight through the linear part of the final layer norm (less their mean, times
-   its weights) and the unembedding. top, bottom [num,count], stats [num]. */
+/* The decoder rows straight through the linear part of the final norm (less their mean where it is
+   a layer norm, times its weights) and the unembedding, without a cap. top, bottom [num,count],
+   stats [num]. */
 SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, features_place place,
                                    const sae_dictionary *dict, const uint32_t *latents, size_t num,
                                    size_t count, features_logit *top, features_logit *bottom,
@@ -308,57 +326,137 @@ static bool features_same_site(sae_lm_site a, sae_lm_site b) {
     return a.module == b.module && a.layer == b.layer && a.input == b.input;
 }
 
+static bool features_apart(const features_place *p) {
+    return !features_same_site(p->in, p->out) || p->in_from != p->out_from;
+}
+
+/* How many heads stand side by side there; 0: none do. */
+static size_t features_heads(const sae_lm *model, sae_lm_site site) {
+    bool z = site.module == SAE_LM_O_PROJ && site.input;
+    bool qkv = site.module == SAE_LM_Q_PROJ || site.module == SAE_LM_K_PROJ
+               || site.module == SAE_LM_V_PROJ;
+    return z || qkv ? sae_lm_site_dim(model, site) / sae_lm_config_of(model).head_dim : 0;
+}
+
+/* The columns of one head at a site that has all of them side by side. */
+static sae_result features_head(sae_context *ctx, const sae_lm *model, const features_where *where,
+                                sae_lm_site site, size_t *from, size_t *width) {
+    size_t dim = sae_lm_config_of(model).head_dim, heads = features_heads(model, site);
+    if (!heads)
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "features_place_find: head is %zu, %s has no heads: hook_z has",
+                                where->head, where->submodule);
+    if (where->head >= heads)
+        return sae_context_fail(ctx, SAE_ERR_INVALID,
+                                "features_place_find: head is %zu, %s has %zu, counted from 0",
+                                where->head, where->submodule, heads);
+    *from = where->head * dim;
+    *width = dim;
+    return SAE_OK;
+}
+
 SAE_API sae_result features_place_find(sae_context *ctx, const sae_lm *model,
-                                       const sae_dictionary *dict, const char *submodule,
-                                       const char *io, features_place *out) {
+                                       const sae_dictionary *dict, const features_where *where,
+                                       features_place *out) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
+    const char *io = where->io ? where->io : "out", *gives = where->gives;
     bool in = strcmp(io, "in") == 0, both = strcmp(io, "in_and_out") == 0;
     features_place place;
     size_t width;
+    memset(&place, 0, sizeof place);
     if (!in && !both && strcmp(io, "out") != 0)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
                                 "features_place_find: io is %s, allowed are in, out, "
                                 "in_and_out",
                                 io);
-    FEATURES_TRY(sae_lm_site_find(model, submodule, in || both, &place.in));
-    FEATURES_TRY(sae_lm_site_find(model, submodule, in, &place.out));
+    FEATURES_TRY(sae_lm_site_find(model, where->submodule, in || both, &place.in));
+    FEATURES_TRY(sae_lm_site_find(model, gives ? gives : where->submodule,
+                                  gives ? where->gives_input : in, &place.out));
     width = sae_lm_site_dim(model, place.in);
+    if (where->one_head)
+        FEATURES_TRY(features_head(ctx, model, where, place.in, &place.in_from, &width));
     if (width != info.activation_dim)
         return sae_context_fail(ctx, SAE_ERR_MISMATCH,
                                 "features_place_find: the dictionary takes rows of %zu, "
-                                "%s %s rows of %zu",
-                                info.activation_dim, submodule, place.in.input ? "takes" : "gives",
-                                width);
-    width = sae_lm_site_dim(model, place.out);
+                                "%s %s rows of %zu%s",
+                                info.activation_dim, where->submodule,
+                                place.in.input ? "takes" : "gives", width,
+                                features_heads(model, place.in) && !where->one_head
+                                        && info.activation_dim == sae_lm_config_of(model).head_dim
+                                    ? " (a head alone must be given)"
+                                    : "");
+    if (features_same_site(place.in, place.out)) {
+        place.out_from = place.in_from;
+    } else width = sae_lm_site_dim(model, place.out);
     if (width != info.output_dim)
         return sae_context_fail(ctx, SAE_ERR_MISMATCH,
                                 "features_place_find: the dictionary gives rows of %zu, "
                                 "%s gives rows of %zu",
-                                info.output_dim, submodule, width);
+                                info.output_dim, gives ? gives : where->submodule, width);
     *out = place;
     return SAE_OK;
 }
 
+SAE_API bool features_place_has(const features_place *p, int32_t token, size_t at, size_t ctx) {
+    int64_t position = (int64_t)at, first = p->positions[0], end = p->positions[1];
+    if (token < 0 || (p->skips && token == p->skipped)) return false;
+    if (!p->positions[2]) return true;
+    if (first < 0) first = first + (int64_t)ctx > 0 ? first + (int64_t)ctx : 0;
+    if (end < 0) end += (int64_t)ctx;
+    return position >= first && position < end && (position - first) % p->positions[2] == 0;
+}
+
+/* Columns from .. from + width of rows [n,dim] as rows of their own. */
+static void features_cut(const features_place *p, const float *x, size_t n, size_t dim, size_t from,
+                         size_t width, float *out) {
+    size_t r, j;
+    for (r = 0; r < n; r++, out += width) {
+        double mean = 0;
+        memcpy(out, x + r * dim + from, width * sizeof *out);
+        for (j = 0; j < width && p->centred; j++) mean += (double)out[j];
+        mean /= (double)width;
+        for (j = 0; j < width && p->centred; j++) out[j] = (float)((double)out[j] - mean);
+    }
+}
+
 /* What stands in for the activations. */
 typedef struct features_patch {
+    const features_place *place;
+    const int32_t *tokens;      /* of the batch, contexts of ctx */
+    size_t ctx, width, given;   /* floats the dictionary takes, and gives */
     const sae_dictionary *dict; /* NULL: zeros */
-    float *x;                   /* rows seen at place.in, if that is another site; else NULL */
+    float *x;                   /* the dictionary's rows at place.in, one after the other */
     float *x_hat;
 } features_patch;
 
+static bool features_patch_has(const features_patch *p, size_t row) {
+    return features_place_has(p->place, p->tokens[row], row % p->ctx, p->ctx);
+}
+
 static sae_result features_patch_see(void *user, float *x, size_t rows, size_t dim) {
-    memcpy(((features_patch *)user)->x, x, rows * dim * sizeof *x);
+    features_patch *p = (features_patch *)user;
+    float *to = p->x;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        if (!features_patch_has(p, r)) continue;
+        features_cut(p->place, x + r * dim, 1, dim, p->place->in_from, p->width, to);
+        to += p->width;
+    }
     return SAE_OK;
 }
 
 static sae_result features_patch_put(void *user, float *x, size_t rows, size_t dim) {
     features_patch *p = (features_patch *)user;
-    if (!p->dict) {
-        memset(x, 0, rows * dim * sizeof *x);
-        return SAE_OK;
+    size_t n = 0, r;
+    if (p->dict && !features_apart(p->place)) FEATURES_TRY(features_patch_see(user, x, rows, dim));
+    for (r = 0; r < rows; r++) n += features_patch_has(p, r);
+    if (p->dict && n) FEATURES_TRY(sae_forward(p->dict, p->x, n, p->x_hat, NULL));
+    for (r = n = 0; r < rows; r++) {
+        float *row = x + r * dim + p->place->out_from;
+        if (!features_patch_has(p, r)) continue;
+        if (p->dict) memcpy(row, p->x_hat + n++ * p->given, p->given * sizeof *x);
+        else memset(row, 0, p->given * sizeof *x);
     }
-    FEATURES_TRY(sae_forward(p->dict, p->x ? p->x : x, rows, p->x_hat, NULL));
-    memcpy(x, p->x_hat, rows * dim * sizeof *x);
     return SAE_OK;
 }
 
@@ -369,7 +467,7 @@ static size_t features_batch(const features_text *text) {
 }
 
 /* The mean loss over the text with the hooks in place. */
-static sae_result features_loss(sae_lm *model, const features_text *text,
+static sae_result features_loss(sae_lm *model, const features_text *text, features_patch *patch,
                                 const sae_lm_hook *hooks, size_t num_hooks, double *sums,
                                 size_t *counts, const features_progress *progress, size_t pass,
                                 size_t passes, double *out) {
@@ -385,6 +483,7 @@ static sae_result features_loss(sae_lm *model, const features_text *text,
         desc.num_hooks = num_hooks;
         desc.loss = sums;
         desc.predictions = counts;
+        patch->tokens = desc.tokens;
         FEATURES_TRY(sae_lm_forward(model, &desc));
         for (i = 0; i < desc.contexts; i++) {
             sum += sums[i];
@@ -403,26 +502,30 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, sae_lm *model,
                                            const sae_dictionary *const *dicts, size_t num,
                                            const features_progress *progress,
                                            features_losses *out) {
-    bool apart = !features_same_site(place.in, place.out);
-    size_t batch = features_batch(text), rows = batch * text->ctx, hooks_used = apart ? 2 : 1, i;
+    size_t batch = features_batch(text), rows = batch * text->ctx, i;
+    size_t hooks_used = features_apart(&place) ? 2 : 1;
     features_patch patch;
     sae_lm_hook hooks[2];
     double original = 0, zero = 0, *sums = (double *)features_alloc(batch, sizeof *sums);
     size_t *counts = (size_t *)features_alloc(batch, sizeof *counts);
     uint64_t tokens = 0;
     sae_result result = SAE_OK;
+    if (!num) return SAE_OK;
     memset(&patch, 0, sizeof patch);
     memset(hooks, 0, sizeof hooks);
-    patch.x_hat = (float *)features_alloc(rows, sae_lm_site_dim(model, place.out) * sizeof(float));
-    if (apart)
-        patch.x = (float *)features_alloc(rows, sae_lm_site_dim(model, place.in) * sizeof(float));
+    patch.place = &place;
+    patch.ctx = text->ctx;
+    patch.width = sae_dictionary_get_desc(dicts[0])->activation_dim;
+    patch.given = sae_dictionary_get_desc(dicts[0])->output_dim;
+    patch.x_hat = (float *)features_alloc(rows, patch.given * sizeof(float));
+    patch.x = (float *)features_alloc(rows, patch.width * sizeof(float));
     hooks[0].site = place.in;
     hooks[0].call = features_patch_see;
     hooks[hooks_used - 1].site = place.out;
     hooks[hooks_used - 1].call = features_patch_put;
     hooks[0].user = hooks[1].user = &patch;
     for (i = 0; i < text->contexts * text->ctx; i++) tokens += text->tokens[i] >= 0;
-    if (!sums || !counts || !patch.x_hat || (apart && !patch.x))
+    if (!sums || !counts || !patch.x_hat || !patch.x)
         result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_loss_recovered: no memory");
     else if (text->ctx < 2 || !text->contexts)
         result = sae_context_fail(ctx, SAE_ERR_INVALID,
@@ -430,17 +533,18 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, sae_lm *model,
                                   "nothing to predict",
                                   text->contexts, text->ctx);
     if (result == SAE_OK)
-        result = features_loss(model, text, NULL, 0, sums, counts, progress, 0, num + 2, &original);
+        result = features_loss(model, text, &patch, NULL, 0, sums, counts, progress, 0, num + 2,
+                               &original);
     if (result == SAE_OK)
-        result = features_loss(model, text, hooks, hooks_used, sums, counts, progress, 1, num + 2,
-                               &zero);
+        result = features_loss(model, text, &patch, hooks, hooks_used, sums, counts, progress, 1,
+                               num + 2, &zero);
     for (i = 0; i < num && result == SAE_OK; i++) {
         patch.dict = dicts[i];
         out[i].original = original;
         out[i].zero = zero;
         out[i].tokens = tokens;
-        result = features_loss(model, text, hooks, hooks_used, sums, counts, progress, i + 2,
-                               num + 2, &out[i].reconstructed);
+        result = features_loss(model, text, &patch, hooks, hooks_used, sums, counts, progress,
+                               i + 2, num + 2, &out[i].reconstructed);
         out[i].frac_recovered = (out[i].reconstructed - zero) / (original - zero);
     }
     free(sums);
@@ -450,50 +554,131 @@ SAE_API sae_result features_loss_recovered(sae_context *ctx, sae_lm *model,
     return result;
 }
 
+/* The dictionary's rows of a text as a source, out of those of whole sites. */
+typedef struct features_feed {
+    sae_context *ctx;
+    const features_text *text;
+    const features_place *place;
+    sae_lm_source *source;
+    sae_source_desc from;
+    size_t width, dim[2];   /* of the dictionary's rows; of the sites' */
+    float *rows[2];         /* [FEATURES_BATCH_TOKENS,dim] in, out */
+} features_feed;
+
+static int64_t features_feed_read(void *user, float *x, float *target, size_t max) {
+    features_feed *f = (features_feed *)user;
+    const features_place *p = f->place;
+    size_t n = 0, i;
+    int64_t got = 1;
+    max = features_min(max, FEATURES_BATCH_TOKENS);
+    while (!n && got > 0) {
+        got = f->from.read(f->from.user, f->rows[0], f->rows[1], max);
+        if (got < 0) return got;
+        for (i = 0; i < (size_t)got; i++) {
+            uint64_t at = sae_lm_source_place(f->source, 0, i);
+            if (!features_place_has(p, f->text->tokens[at], (size_t)(at % f->text->ctx),
+                                    f->text->ctx))
+                continue;
+            features_cut(p, f->rows[0] + i * f->dim[0], 1, f->dim[0], p->in_from, f->width,
+                         x + n * f->width);
+            if (target && f->rows[1])
+                features_cut(p, f->rows[1] + i * f->dim[1], 1, f->dim[1], p->out_from, f->width,
+                             target + n * f->width);
+            n++;
+        }
+    }
+    return (int64_t)n;
+}
+
+static sae_result features_feed_rewind(void *user) {
+    features_feed *f = (features_feed *)user;
+    return f->from.rewind(f->from.user);
+}
+
+static void features_feed_close(features_feed *f) {
+    sae_lm_source_destroy(f->source);
+    free(f->rows[0]);
+    free(f->rows[1]);
+}
+
+static sae_result features_feed_open(features_feed *f, sae_lm *model,
+                                     const features_judge_desc *desc) {
+    sae_lm_source_desc from;
+    bool apart = features_apart(f->place);
+    memset(&from, 0, sizeof from);
+    from.model = model;
+    from.tokens = f->text->tokens;
+    from.contexts = f->text->contexts;
+    from.ctx = f->text->ctx;
+    from.sites = &f->place->in;
+    from.num_sites = 1;
+    from.targets = apart ? &f->place->out : NULL;
+    from.remove_bos = desc->remove_bos;
+    from.bos_token = desc->bos_token;
+    f->dim[0] = sae_lm_site_dim(model, f->place->in);
+    f->dim[1] = sae_lm_site_dim(model, f->place->out);
+    f->rows[0] = (float *)features_alloc(FEATURES_BATCH_TOKENS, f->dim[0] * sizeof(float));
+    if (apart)
+        f->rows[1] = (float *)features_alloc(FEATURES_BATCH_TOKENS, f->dim[1] * sizeof(float));
+    if (!f->rows[0] || (apart && !f->rows[1]))
+        return sae_context_fail(f->ctx, SAE_ERR_OUT_OF_MEMORY, "features_judge: no memory");
+    FEATURES_TRY(sae_lm_source_create(f->ctx, &from, &f->source));
+    f->from = sae_lm_source_rows(f->source, 0);
+    return SAE_OK;
+}
+
+static sae_source_desc features_feed_rows(features_feed *f) {
+    sae_source_desc rows;
+    memset(&rows, 0, sizeof rows);
+    rows.read = features_feed_read;
+    rows.rewind = features_feed_rewind;
+    rows.has_target = f->rows[1] != NULL;
+    rows.dim = f->width;
+    rows.user = f;
+    return rows;
+}
+
 SAE_API sae_result features_judge(sae_context *ctx, sae_lm *model, const features_text *text,
                                   features_place place, const sae_dictionary *const *dicts,
                                   size_t num, const features_judge_desc *desc,
                                   const features_progress *progress, features_metrics *out,
                                   uint64_t *rows) {
     features_losses *losses = (features_losses *)features_zeroed(num, sizeof *losses);
-    sae_lm_source_desc from;
-    sae_lm_source *source = NULL;
+    features_feed feed;
     sae_evaluate_desc how;
     sae_result result = SAE_OK;
     uint64_t count = 0;
     size_t i;
     if (!losses) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "features_judge: no memory");
-    memset(&from, 0, sizeof from);
+    memset(&feed, 0, sizeof feed);
     memset(&how, 0, sizeof how);
-    from.model = model;
-    from.tokens = text->tokens;
-    from.contexts = text->contexts;
-    from.ctx = text->ctx;
-    from.sites = &place.in;
-    from.num_sites = 1;
-    from.targets = features_same_site(place.in, place.out) ? NULL : &place.out;
-    from.remove_bos = desc->remove_bos;
-    from.bos_token = desc->bos_token;
+    feed.ctx = ctx;
+    feed.text = text;
+    feed.place = &place;
     for (i = 0; i < text->contexts * text->ctx; i++)
-        count += text->tokens[i] >= 0
+        count += features_place_has(&place, text->tokens[i], i % text->ctx, text->ctx)
                  && !(desc->remove_bos && (int64_t)text->tokens[i] == desc->bos_token);
     how.buffer.batch_size = desc->batch_size ? desc->batch_size : 2048;
     if (how.buffer.batch_size > count) how.buffer.batch_size = (size_t)count;
     how.buffer.sequential = true;
     if (!count)
-        result = sae_context_fail(ctx, SAE_ERR_INVALID, "features_judge: the text has no rows");
+        result = sae_context_fail(ctx, SAE_ERR_INVALID,
+                                  "features_judge: the text has no rows of the dictionary");
     else how.batches = count / how.buffer.batch_size;
     if (result == SAE_OK)
         result = features_loss_recovered(ctx, model, text, place, dicts, num, progress, losses);
-    if (result == SAE_OK) result = sae_lm_source_create(ctx, &from, &source);
+    if (result == SAE_OK && num) {
+        feed.width = sae_dictionary_get_desc(dicts[0])->activation_dim;
+        result = features_feed_open(&feed, model, desc);
+    }
     for (i = 0; i < num && result == SAE_OK; i++) {
-        how.buffer.source = sae_lm_source_rows(source, 0);
-        if (how.buffer.source.rewind) result = how.buffer.source.rewind(how.buffer.source.user);
+        how.buffer.source = features_feed_rows(&feed);
+        result = features_feed_rewind(&feed);
         if (result == SAE_OK) result = sae_evaluate(dicts[i], &how, &out[i].rows);
         out[i].losses = losses[i];
     }
     *rows = how.batches * how.buffer.batch_size;
-    sae_lm_source_destroy(source);
+    features_feed_close(&feed);
     free(losses);
     return result;
 }
@@ -533,7 +718,8 @@ struct features {
     /* the batch at hand */
     const int32_t *tokens;
     size_t first_context, batch_contexts, chunk; /* chunk: contexts encoded at a time */
-    float *seen;                                 /* rows at place.in of a transcoder */
+    float *seen; /* the dictionary's columns of the rows at place.in */
+    float *made; /* those at place.out, of a transcoder; else NULL */
     sae_sparse code;
     uint32_t *touched, *first, *stamp; /* [m] features of the context, their entries */
     uint32_t num_touched, now;
@@ -554,7 +740,7 @@ static sae_result features_plan(features *f) {
     sae_dictionary_desc info = *sae_dictionary_get_desc(desc->dict);
     size_t batch = desc->ctx < FEATURES_BATCH_TOKENS ? FEATURES_BATCH_TOKENS / desc->ctx : 1, i;
     size_t per_context, entries;
-    bool apart = !features_same_site(desc->place.in, desc->place.out);
+    bool apart = features_apart(&desc->place);
     per_context = features_row_entries(desc) * desc->ctx; /* below 2^48: ctx is below 2^16 */
     f->chunk = features_min(features_max((size_t)FEATURES_ENTRIES / per_context, 1), batch);
     entries = f->code.capacity = f->chunk * per_context;
@@ -580,13 +766,14 @@ static sae_result features_plan(features *f) {
     f->token_count = (uint32_t *)features_zeroed(desc->vocab_size, sizeof *f->token_count);
     f->sample = (float *)features_alloc(desc->rows, info.activation_dim * sizeof(float));
     f->target = (float *)features_alloc(desc->rows, info.output_dim * sizeof(float));
+    f->seen = (float *)features_alloc(batch * desc->ctx, info.activation_dim * sizeof(float));
     if (apart)
-        f->seen = (float *)features_alloc(batch * desc->ctx,
-                                      info.activation_dim * sizeof(float));
+        f->made = (float *)features_alloc(batch * desc->ctx, info.output_dim * sizeof(float));
     if (!f->code.row_begin || !f->code.latent || !f->code.value || !f->entry_at || !f->entry_value
         || !f->touched || !f->first || !f->stamp || !f->count || !f->contexts || !f->sum
         || !f->squares || !f->max || !f->bar_width || !f->bars || !f->slots || !f->examples
-        || !f->values || !f->token_count || !f->sample || !f->target || (apart && !f->seen))
+        || !f->values || !f->token_count || !f->sample || !f->target || !f->seen
+        || (apart && !f->made))
         return sae_context_fail(f->ctx, SAE_ERR_OUT_OF_MEMORY, "features_create: no memory");
     for (i = 0; i < f->m * FEATURES_SETS * FEATURES_WAYS; i++) f->slots[i].token = -1;
     return SAE_OK;
@@ -650,6 +837,7 @@ SAE_API void features_destroy(features *f) {
     free(f->sample);
     free(f->target);
     free(f->seen);
+    free(f->made);
     free(f);
 }
 
@@ -770,12 +958,20 @@ static void features_context(features *f, size_t context, const int32_t *tokens,
     }
 }
 
-/* A row's latents taken back, where the row is padding. */
-static void features_drop_padding(features *f, const int32_t *tokens, size_t rows) {
+/* Whether a row counts: the dictionary has it, and it is not left out. */
+static bool features_counts(const features *f, const int32_t *tokens, size_t row) {
+    size_t ctx = f->desc.ctx;
+    return features_place_has(&f->desc.place, tokens[row], row % ctx, ctx)
+           && !(f->desc.remove_bos && (int64_t)tokens[row] == f->desc.bos_token);
+}
+
+/* A row's latents taken back, where the row does not count. */
+static void features_drop_others(features *f, const int32_t *tokens, size_t rows) {
     size_t r, i, to = 0, begin = f->code.row_begin[0];
     for (r = 0; r < rows; r++) {
         size_t end = f->code.row_begin[r + 1];
-        for (i = begin; tokens[r] >= 0 && i < end; i++) {
+        bool counts = features_counts(f, tokens, r);
+        for (i = begin; counts && i < end; i++) {
             f->code.latent[to] = f->code.latent[i];
             f->code.value[to++] = f->code.value[i];
         }
@@ -798,26 +994,32 @@ static void features_sample_rows(features *f, const float *x, const float *y, si
 }
 
 static sae_result features_see(void *user, float *x, size_t rows, size_t dim) {
-    memcpy(((features *)user)->seen, x, rows * dim * sizeof *x);
+    features *f = (features *)user;
+    features_cut(&f->desc.place, x, rows, dim, f->desc.place.in_from,
+                 sae_dictionary_get_desc(f->desc.dict)->activation_dim, f->seen);
     return SAE_OK;
 }
 
 /* The rows of the batch at the place; y is what the dictionary should give. */
 static sae_result features_rows_seen(void *user, float *y, size_t rows, size_t dim) {
     features *f = (features *)user;
-    size_t ctx = f->desc.ctx, d = sae_dictionary_get_desc(f->desc.dict)->activation_dim, at, n, i;
-    const float *x = f->seen ? f->seen : y;
-    (void)dim;
+    sae_dictionary_desc info = *sae_dictionary_get_desc(f->desc.dict);
+    size_t ctx = f->desc.ctx, d = info.activation_dim, at, n, i;
+    const float *x = f->seen, *made = f->made ? f->made : x;
+    if (f->made)
+        features_cut(&f->desc.place, y, rows, dim, f->desc.place.out_from, info.output_dim,
+                     f->made);
+    else FEATURES_TRY(features_see(user, y, rows, dim));
     for (i = 0; i < rows; i++)
-        if (f->tokens[i] >= 0) {
-            features_sample_rows(f, x, y, i);
+        if (features_counts(f, f->tokens, i)) {
+            features_sample_rows(f, x, made, i);
             if ((size_t)f->tokens[i] < f->desc.vocab_size) f->token_count[f->tokens[i]]++;
         }
     for (at = 0; at < f->batch_contexts; at += n) {
         const int32_t *tokens = f->tokens + at * ctx;
         n = features_min(f->chunk, f->batch_contexts - at);
         FEATURES_TRY(sae_encode_sparse(f->desc.dict, x + at * ctx * d, n * ctx, &f->code));
-        features_drop_padding(f, tokens, n * ctx);
+        features_drop_others(f, tokens, n * ctx);
         for (i = 0; i < n; i++)
             features_context(f, f->first_context + at + i, tokens + i * ctx,
                              f->code.row_begin + i * ctx);
@@ -842,7 +1044,7 @@ SAE_API sae_result features_collect(sae_lm *model, const features_text *text,
                                       "features_collect: ctx is %zu, the text's is %zu",
                                       f->desc.ctx, text->ctx);
         f->stride = features_max(text->contexts * text->ctx / f->desc.rows, 1);
-        if (f->seen) {
+        if (f->made) {
             hooks[num_hooks].site = f->desc.place.in;
             hooks[num_hooks].call = features_see;
             hooks[num_hooks++].user = f;
@@ -1152,7 +1354,7 @@ SAE_API sae_result features_logits(sae_context *ctx, const sae_lm *model, featur
     size_t d = sae_lm_config_of(model).dim, vocab = sae_lm_config_of(model).vocab_size, at, i, j;
     const float *weight = sae_lm_final_norm_weight(model);
     bool behind = place.out.module == SAE_LM_FINAL_NORM && !place.out.input;
-    bool centred = !sae_lm_config_of(model).rms_norm;
+    bool centred = !sae_lm_config_of(model).rms_norm && !behind;
     float *rows, *logits;
     sae_result result = SAE_OK;
     if (!features_place_has_logits(model, place))
@@ -1331,18 +1533,18 @@ static sae_result features_take_logits(void *user, const float *logits, size_t f
 static sae_result features_add_direction(void *user, float *x, size_t rows, size_t dim) {
     features_effects *e = (features_effects *)user;
     const sae_dictionary *dict = e->f->desc.dict;
-    bool apart = e->f->seen != NULL;
-    size_t i, j;
+    bool apart = e->f->made != NULL;
+    size_t i, j, d = sae_dictionary_get_desc(dict)->output_dim;
     (void)rows;
     for (i = 0; i < e->num * e->each; i++) {
         sae_steering s;
-        float *row = x + e->rows[i] * dim;
+        float *row = x + e->rows[i] * dim + e->f->desc.place.out_from;
         s.latent = e->latents[i / e->each];
         s.mode = SAE_STEER_ADD;
         s.value = e->jobs[i].amount;
         if (apart) {
             const float *w = sae_dictionary_decoder_row(dict, s.latent);
-            for (j = 0; j < dim; j++) row[j] += s.value * w[j];
+            for (j = 0; j < d; j++) row[j] += s.value * w[j];
         } else {
             FEATURES_TRY(sae_steer(dict, row, 1, &s, 1));
         }

@@ -170,42 +170,18 @@ static int write_logits(const common *c, sae_lm *model, const sae_contexts *all)
     return status;
 }
 
-/* The contexts of --tokens or --text. A list of ids shorter than a context is one. */
-int read_contexts(const common *c, sae_tokenizer *tokenizer, sae_contexts *out) {
-    sae_contexts ids = { NULL, 0, 0, 0 };
-    sae_tensor_file *file = NULL;
-    sae_contexts_desc read;
-    memset(&read, 0, sizeof read);
-    read.tokenizer = tokenizer;
-    read.files = c->tokens ? &c->tokens : c->text.items;
-    read.num_files = c->tokens ? 1 : c->text.count;
-    read.length = (size_t)c->ctx;
-    if (c->tokens) {
-        const sae_tensor *t;
-        if (!ends_with(c->tokens, ".npy"))
-            return fail("%s is no .npy: ids of tokens come in one", c->tokens);
-        if (sae_tensor_file_open(tool.ctx, c->tokens, &file) != SAE_OK) return fail_library();
-        t = sae_tensor_file_get(file, 0);
-        if (!read.length && t && t->ndim == 1 && t->shape[0] && t->shape[0] < 128)
-            read.length = (size_t)t->shape[0];
-        sae_tensor_file_close(file);
-    }
-    if (sae_contexts_read(tool.ctx, &read, &ids) != SAE_OK) return fail_library();
-    *out = ids;
-    return DONE;
-}
-
 int verb_logits(int argc, char **argv) {
     common c;
-    sae_lm *model = NULL;
-    sae_tokenizer *tokenizer = NULL;
-    sae_contexts all = { NULL, 0, 0, 0 };
+    reading how;
+    language l;
     int status;
     memset(&c, 0, sizeof c);
+    memset(&how, 0, sizeof how);
+    memset(&l, 0, sizeof l);
     const option options[] = {
         { "tokens", TEXT, &c.tokens }, { "text", LIST, &c.text }, { "out", TEXT, &c.out },
-        { "ctx", SIZE, &c.ctx }, { "threads", COUNT, &c.threads }, { "device", TEXT, &c.device },
-        { "quiet", FLAG, &tool.quiet }
+        { "ctx", SIZE, &c.ctx }, { "bos", FLAG, &c.bos }, { "threads", COUNT, &c.threads },
+        { "device", TEXT, &c.device }, { "quiet", FLAG, &tool.quiet }
     };
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
     if (status == DONE) status = model_word(&c);
@@ -215,15 +191,11 @@ int verb_logits(int argc, char **argv) {
     if (status == DONE && c.tokens && same_file(c.tokens, c.out))
         status = fail("--out is %s, which is read: it would be lost", c.out);
     if (status == DONE) status = start_program(&c);
-    if (status == DONE && !c.tokens
-        && sae_tokenizer_open(tool.ctx, c.model, &tokenizer) != SAE_OK)
-        status = fail_library();
-    if (status == DONE && sae_lm_open(tool.ctx, c.model, &model) != SAE_OK)
-        status = fail_library();
-    if (status == DONE) status = read_contexts(&c, tokenizer, &all);
-    if (status == DONE) status = write_logits(&c, model, &all);
-    sae_contexts_free(&all);
-    sae_tokenizer_close(tokenizer);
-    sae_lm_close(model);
+    if (status == DONE) status = choose_reading(&c, NULL, NULL, 0, &how);
+    how.keeps_padding = true;
+    if (status == DONE) status = language_open(&c, &l);
+    if (status == DONE) status = language_read(&c, &how, &l);
+    if (status == DONE) status = write_logits(&c, l.model, &l.contexts);
+    language_close(&l);
     return status;
 }

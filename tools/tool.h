@@ -8,12 +8,14 @@
         options.c        the command line
         rows.c           rows of activations from files; .npy files written in blocks
         dictionary.c     the dictionary a command line names
-        model.c          the language model it names; eval --model
+        layers.c         dictionaries over the layers of a model: sae_clt
+        reading.c        the language model it names, and the text for it
+        model.c          where a dictionary sits in it; eval --model
         models.c         sae_lm.h, sae_features.h and page.h, compiled
 
         train.c, train_run.c, use.c (eval, encode, reconstruct, steer-export), delphi.c (encode
-        --delphi), features.c, tokens.c (tokenize, detokenize, logits), activations.c, info.c,
-        tensors.c, convert.c
+        --delphi), features.c, tokens.c (tokenize, detokenize, logits), activations.c,
+        generate.c, steer.c, info.c, tensors.c, convert.c
 
     Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
 */
@@ -65,6 +67,7 @@ int fail(const char *format, ...);
 int fail_usage(const char *format, ...);
 int fail_library(void); /* with the library's last message */
 void warning(const char *format, ...); /* stops nothing; --quiet takes it away */
+void note(const char *format, ...);    /* likewise; nothing is wrong */
 const char *without_function(const char *message);
 
 void *keep_alloc(size_t count, size_t size); /* zeroed, until the program ends; or exits */
@@ -85,7 +88,8 @@ bool synced(FILE *file);
 
 /* ==== options.c =============================================================================== */
 
-typedef enum option_kind { FLAG, TEXT, ONCE, COUNT, SIZE, LIST } option_kind; /* SIZE: from 1 */
+/* SIZE: a count from 1. LIST takes all words up to the next option, EACH the one behind it. */
+typedef enum option_kind { FLAG, TEXT, ONCE, COUNT, SIZE, LIST, EACH } option_kind;
 
 typedef struct list {
     const char **items;
@@ -95,19 +99,23 @@ typedef struct list {
 typedef struct option {
     const char *name; /* without -- */
     option_kind kind;
-    void *value; /* bool, const char * (TEXT, ONCE), uint64_t (COUNT, SIZE), list */
+    void *value; /* bool, const char * (TEXT, ONCE), uint64_t (COUNT, SIZE), list (LIST, EACH) */
 } option;
+
+#define NO_HEAD UINT64_MAX
 
 /* Options that several verbs share. */
 typedef struct common {
     list words, data, target;
-    const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens;
+    const char *dtype, *tensor, *device, *out, *dict_class, *module, *tokens, *input_scale;
     uint64_t dim, threads, batch, batches, k, ctx, splits;
     size_t first_latent, num_latents; /* of a large dictionary only these; 0: all */
     bool json, raw, use_top_k, use_threshold, dense, delphi;
-    list text; /* with a language model */
+    list text, submodules; /* with a language model */
     const char *model, *submodule, *io;
-    bool remove_bos;
+    uint64_t head; /* NO_HEAD: not given */
+    const char *data_layer;
+    bool remove_bos, bos, no_bos;
 } common;
 
 int parse_options(int argc, char **argv, const option *options, size_t count, list *words,
@@ -130,6 +138,12 @@ int start_program(const common *c); /* the context: --threads, --device */
 typedef struct reader {
     const list *files;
     const char *tensor;
+    size_t want;         /* the width that is needed, set beforehand; 0: any */
+    const char *data_layer; /* of files [rows,layers,dim] the layer of that number; NULL: all */
+    struct reader *side; /* files that lie side by side: a reader of each, */
+    size_t sides;        /* and how many; 0: they are one stream */
+    float *part;         /* [rows,width of a side] */
+    bool odd;            /* not a stream of files [rows,dim] */
     size_t raw_dim, width;
     sae_dtype raw_dtype;
     uint64_t rows; /* of all files */
@@ -146,6 +160,8 @@ typedef struct reader {
 
 int reader_create(reader *r, const list *files, const common *c);
 int reader_next(reader *r, float *x, size_t max, size_t *n);
+int reader_rewind(reader *r);
+void reader_source(reader *r, sae_source_desc *source);
 void reader_warn_bad(const reader *r);
 void reader_close(reader *r);
 int check_rows(const common *c);
@@ -169,10 +185,13 @@ void npy_abandon(npy_writer *w);
 void set_tensor(sae_tensor *t, const char *name, sae_dtype dtype, uint64_t rows,
                 uint64_t columns, const void *data);
 uint16_t to_half(float value);
+bool half_overflows(float value);
+void warn_overflow(const char *path, uint64_t count);
 
 /* ==== dictionary.c ============================================================================ */
 
 int parse_arch(const char *text, sae_arch *out);
+int fill_load(const common *c, sae_load_desc *desc);
 int load_dictionary(const common *c, bool raw_decoder_norms, sae_dictionary **dict);
 sae_config *config_beside(const char *path);
 const char *weights_file(const char *path);
@@ -180,44 +199,110 @@ bool is_large(const char *path);
 void warn_threshold(const sae_trainer_desc *trainer);
 int fill_source(const common *c, sae_source_desc *source);
 int open_rows(const common *c, sae_dictionary *dict, reader *rows);
+int open_rows_of(const common *c, size_t width, reader *rows);
+
 size_t block_rows(const common *c, const sae_dictionary *dict, size_t bytes_a_row);
 
-/* ==== model.c, tokens.c, activations.c ======================================================== */
+/* ==== reading.c =============================================================================== */
 
 typedef struct language { /* --model, --text, --ctx */
     sae_lm *model;
-    sae_tokenizer *tokenizer;
+    sae_tokenizer *tokenizer; /* NULL: there is none, and no text that needs one */
     sae_contexts contexts;
-    features_text text;
+    features_text text;       /* the same */
+    int64_t bos;              /* the token whose rows --remove-bos leaves out; -1: there is none */
+    bool begins_with_bos;     /* the contexts do */
 } language;
+
+typedef struct reading { /* how a text is read */
+    size_t ctx;          /* 0: the default */
+    bool bos;            /* at the head of each context */
+    bool keeps_padding;  /* tokens of padding are tokens as others */
+    const char *asker;   /* the dictionary whose files ask for ctx; NULL: the command line does */
+    char ctx_note[200], bos_note[200]; /* where the command line goes before a dictionary's files */
+} reading;
+
+int open_model(const char *path, bool needs_tokenizer, language *l);
+size_t bos_tokens(const language *l, int32_t *room, const int32_t **out);
+void warn_no_bos(const char *model);
+int choose_reading(const common *c, const sae_dictionary *const *dicts, const char *const *paths,
+                   size_t num, reading *out);
+int language_open(const common *c, language *l); /* the model */
+int language_read(const common *c, const reading *how, language *l); /* then its text */
+void language_close(language *l);
+
+/* ==== model.c, tokens.c, activations.c ======================================================== */
 
 typedef struct position { /* where a dictionary sits */
     const char *submodule, *io;
+    const char *gives; /* transcoders: another place, whose rows it gives; else NULL */
+    int64_t head;      /* -1: all there are */
     features_place place;
 } position;
 
-int language_open(const common *c, language *l);
-void language_close(language *l);
+const char *place_name(const char *given, const char **io);
 int find_position(const common *c, const char *path, const sae_dictionary *dict,
                   const language *l, position *out);
+const char *rows_text(const position *at, char out[96]);
 void print_table(const char *const *names, const features_metrics *m, size_t num);
 int evaluate_in_model(const common *c, const sae_dictionary *dict);
-void mark_padding(const sae_lm *model, sae_contexts *contexts);
-int read_contexts(const common *c, sae_tokenizer *tokenizer, sae_contexts *out);
 int write_ids(const char *path, const int32_t *ids, uint64_t rows, uint64_t columns);
 
 /* Rows of a language model that reads --text. */
 typedef struct text_rows text_rows;
-int text_rows_open(const common *c, text_rows **rows, sae_source_desc *source);
+int text_rows_open(const common *c, text_rows **rows);
 void text_rows_close(text_rows *rows);
-size_t text_rows_layer(const text_rows *rows);
+size_t text_rows_count(const text_rows *rows); /* places */
+const char *text_rows_name(const text_rows *rows, size_t place);
+size_t text_rows_layer(const text_rows *rows, size_t place);
+size_t text_rows_ctx(const text_rows *rows);
+sae_source_desc text_rows_source(const text_rows *rows, size_t place);
+
+/* ==== generate.c ============================================================================== */
+
+typedef struct sampling { /* how a text goes on */
+    const char *prompt, *prompt_tokens, *temperature_text, *top_p_text;
+    uint64_t count, seed;
+    double temperature, top_p;
+    bool ignore_eos;
+} sampling;
+
+int check_sampling(sampling *s);
+int read_prompt(const char *model, const sampling *s, bool bos, const language *l,
+                sae_tokens *out);
+size_t stop_tokens(const char *model, const sampling *s, const language *l, const int32_t **out);
+sae_result text_of_ids(const sae_tokenizer *tokenizer, const int32_t *ids, size_t count,
+                       sae_text *out);
+void fill_generate(const sampling *s, const sae_tokens *prompt, const int32_t *stops,
+                   size_t num_stops, sae_lm_generate_desc *out);
+
+/* A dictionary, or one over layers: dict or clt. */
+typedef struct subject {
+    sae_dictionary *dict;
+    sae_clt *clt;
+    size_t in, codes, out; /* numbers of a row */
+} subject;
+
+int open_subject(const common *c, bool raw_decoder_norms, subject *s);
+void close_subject(subject *s);
+size_t subject_block(const common *c, const subject *s, size_t bytes_a_row);
+
+/* ==== layers.c ================================================================================ */
+
+bool is_layers(const common *c); /* the first word is a cross-layer transcoder or a set */
+int open_layers(const common *c, sae_clt **clt);
+int info_layers(const common *c);
+int evaluate_layers(const common *c, const subject *s, reader *rows);
 
 /* ==== the verbs =============================================================================== */
 
-int run_training(sae_train_desc *desc, const char *log_path); /* NULL: no log */
+/* Of several places of rows; each has its name. rows NULL: of files; log_path NULL: no log. */
+int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, text_rows *rows,
+                  const char *log_path);
 int write_delphi(const common *c, const sae_dictionary *dict, const sae_tensor parts[3],
                  uint64_t rows);
 void put_shape(FILE *out, const sae_tensor *t);
+const char *slice_text(const int64_t positions[3], char out[96]);
 void list_tensors(const sae_tensor_file *file, bool json);
 
 int verb_train(int argc, char **argv);
@@ -228,12 +313,15 @@ int verb_activations(int argc, char **argv);
 int verb_tokenize(int argc, char **argv);
 int verb_detokenize(int argc, char **argv);
 int verb_logits(int argc, char **argv);
+int verb_generate(int argc, char **argv);
+int verb_steer(int argc, char **argv);
 int verb_info(int argc, char **argv);
 int verb_tensors(int argc, char **argv);
 int verb_convert(int argc, char **argv);
 
 extern const char help_all[], help_train[], help_eval[], help_features[], help_activations[],
-    help_tokenize[], help_detokenize[], help_logits[], help_encode[], help_reconstruct[],
-    help_steer_export[], help_info[], help_tensors[], help_convert[];
+    help_tokenize[], help_detokenize[], help_logits[], help_generate[], help_steer[],
+    help_encode[], help_reconstruct[], help_steer_export[], help_info[], help_tensors[],
+    help_convert[];
 
 #endif

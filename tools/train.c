@@ -143,7 +143,7 @@ static void warn_replaced(const sae_train_desc *desc) {
 /* What is wrong on the command line itself. */
 static int check_options(const train_options *o) {
     const common *c = &o->c;
-    if (!c->text.count && (c->model || c->submodule || c->io))
+    if (!c->text.count && (c->model || c->submodules.count || c->io || c->bos))
         return fail_usage("--text is missing: what the model shall read");
     if (!c->data.count && !c->text.count)
         return fail_usage("--data is missing (or --model, --text and --submodule)");
@@ -205,16 +205,20 @@ static int prepare(const train_options *o, sae_trainer_desc *trainers, size_t nu
 }
 
 /* Into the config.json of each trainer, so that eval finds the place again. */
-static void note_place(const train_options *o, const text_rows *rows, sae_trainer_desc *trainers,
-                       size_t num, sae_train_desc *desc) {
+static void note_place(const train_options *o, const text_rows *rows, size_t place,
+                       sae_trainer_desc *trainers, size_t num, sae_train_desc *desc) {
+    bool several = text_rows_count(rows) > 1;
     size_t i;
     for (i = 0; i < num; i++) {
         if (!trainers[i].lm_name) trainers[i].lm_name = o->c.model;
-        if (!trainers[i].submodule_name) trainers[i].submodule_name = o->c.submodule;
-        if (!trainers[i].layer) trainers[i].layer = (int64_t)text_rows_layer(rows);
+        if (!trainers[i].submodule_name || several)
+            trainers[i].submodule_name = text_rows_name(rows, place);
+        if (!trainers[i].layer || several)
+            trainers[i].layer = (int64_t)text_rows_layer(rows, place);
     }
     desc->io = o->c.io;
-    desc->ctx_len = (size_t)o->c.ctx;
+    desc->ctx_len = text_rows_ctx(rows);
+    desc->prepend_bos = o->c.bos;
 }
 
 static void fill_train_desc(const train_options *o, sae_trainer_desc *trainers, size_t num,
@@ -233,11 +237,30 @@ static void fill_train_desc(const train_options *o, sae_trainer_desc *trainers, 
     desc->buffer.heads = (size_t)o->heads;
     desc->buffer.seed = trainers[0].seed;
     desc->normalize_activations = o->normalize_activations;
-    desc->save_dir = o->c.out;
     desc->flat = num == 1;
     desc->backup_steps = o->backup_steps ? o->backup_steps : desc->steps + 1; /* for Ctrl-C alone */
     desc->resume = o->resume;
     desc->log_steps = o->log_steps ? o->log_steps : o->log ? 100 : 0;
+}
+
+/* One run for each place of a language model, in a folder of its name where there are several; one
+   in all of rows from files. */
+static int train_all(const train_options *o, text_rows *rows, const sae_trainer_desc *trainers,
+                     size_t num, const sae_train_desc *all) {
+    size_t places = rows ? text_rows_count(rows) : 1, i;
+    sae_train_desc *descs = (sae_train_desc *)keep_alloc(places, sizeof *descs);
+    const char **names = (const char **)keep_alloc(places, sizeof *names);
+    for (i = 0; i < places; i++) {
+        sae_trainer_desc *own = (sae_trainer_desc *)keep_alloc(num, sizeof *own);
+        memcpy(own, trainers, num * sizeof *own);
+        descs[i] = *all;
+        names[i] = rows ? text_rows_name(rows, i) : "";
+        if (rows) note_place(o, rows, i, own, num, &descs[i]);
+        fill_train_desc(o, own, num, &descs[i]);
+        descs[i].save_dir = places > 1 ? joined(o->c.out, names[i]) : o->c.out;
+        warn_replaced(&descs[i]);
+    }
+    return run_trainings(descs, names, places, rows, o->log);
 }
 
 int verb_train(int argc, char **argv) {
@@ -264,7 +287,8 @@ int verb_train(int argc, char **argv) {
         { "tensor", TEXT, &o.c.tensor }, { "threads", COUNT, &o.c.threads },
         { "device", TEXT, &o.c.device }, { "seed", TEXT, &o.seed }, { "quiet", FLAG, &tool.quiet },
         { "model", TEXT, &o.c.model }, { "text", LIST, &o.c.text },
-        { "submodule", TEXT, &o.c.submodule }, { "io", TEXT, &o.c.io }, { "ctx", SIZE, &o.c.ctx },
+        { "submodule", EACH, &o.c.submodules }, { "io", TEXT, &o.c.io },
+        { "ctx", SIZE, &o.c.ctx }, { "bos", FLAG, &o.c.bos },
         { "remove-bos", FLAG, &o.c.remove_bos }
     };
     status = parse_options(argc, argv, options, COUNT_OF(options), &o.c.words, &o.others);
@@ -275,13 +299,8 @@ int verb_train(int argc, char **argv) {
     status = collect_trainers(&o, options, COUNT_OF(options), configs, &trainers, &num);
     if (status == DONE) status = prepare(&o, trainers, num, &desc);
     if (status == DONE && o.c.text.count)
-        status = text_rows_open(&o.c, &rows, &desc.buffer.source);
-    if (status == DONE) {
-        if (rows) note_place(&o, rows, trainers, num, &desc);
-        fill_train_desc(&o, trainers, num, &desc);
-        warn_replaced(&desc);
-        status = run_training(&desc, o.log);
-    }
+        status = text_rows_open(&o.c, &rows);
+    if (status == DONE) status = train_all(&o, rows, trainers, num, &desc);
     text_rows_close(rows);
     for (i = 0; i < o.config.count; i++)
         if (configs[i]) sae_config_close(configs[i]);

@@ -33,15 +33,22 @@ static const struct {
     { "grad_norm", offsetof(sae_stats, grad_norm) }
 };
 
-typedef struct training {
+typedef struct training { /* of one place */
+    sae_training *run;
+    const sae_train_desc *desc;
+    const sae_progress *now; /* of run */
+    const char *name;        /* of the place, where there are several; else "" */
     const char *log_path;
-    FILE *log, *early; /* early: lines before the first step of this run is known */
-    bool resume, terminal, log_failed, drawn;
-    size_t num_trainers;
+    FILE *log;
+    bool log_failed;
     sae_stats *last; /* of each trainer */
-    double shown, rate;
-    uint64_t shown_rows, step, steps;
 } training;
+
+static struct { /* the line of progress */
+    bool terminal, drawn;
+    double at, rate;
+    uint64_t rows;
+} shown;
 
 static double stat_value(const sae_stats *s, size_t field) {
     double value;
@@ -60,24 +67,17 @@ static void put_log_line(FILE *out, const sae_stats *s, size_t trainer, size_t n
     fprintf(out, "}\n");
 }
 
-/* Opens the log; after a resume it keeps the whole lines of the steps before first_step. */
-static bool open_log(training *t, uint64_t first_step) {
+/* Opens the log; after a resume it keeps the whole lines of the steps before this run's first. */
+static bool open_log(training *t) {
     char *temporary = with_ending(t->log_path, ".tmp"), line[4096];
-    FILE *old = t->resume ? fopen(t->log_path, "rb") : NULL;
-    size_t n;
+    FILE *old = t->desc->resume ? fopen(t->log_path, "rb") : NULL;
     t->log = fopen(temporary, "wb");
     while (old && t->log && fgets(line, (int)sizeof line, old)) {
         const char *at = strstr(line, "\"step\": ");
         bool whole = line[0] == '{' && line[strlen(line) - 1] == '\n';
-        if (whole && at && strtod(at + 8, NULL) < (double)first_step) fputs(line, t->log);
+        if (whole && at && strtod(at + 8, NULL) < (double)t->now->start_step) fputs(line, t->log);
     }
     if (old) fclose(old);
-    if (t->log && t->early) {
-        rewind(t->early);
-        while ((n = fread(line, 1, sizeof line, t->early)) > 0) fwrite(line, 1, n, t->log);
-    }
-    if (t->early) fclose(t->early);
-    t->early = NULL;
     if (!t->log || fflush(t->log) != 0) return false;
 #if defined(_WIN32)
     remove(t->log_path);
@@ -89,17 +89,17 @@ static bool open_log(training *t, uint64_t first_step) {
 
 static void on_log(void *user, size_t trainer, const sae_stats *stats) {
     training *t = (training *)user;
-    if (trainer < t->num_trainers) t->last[trainer] = *stats;
     if (t->log_path) {
-        if (!t->log && !t->early) t->early = tmpfile();
-        if (t->log || t->early)
-            put_log_line(t->log ? t->log : t->early, stats, trainer, t->num_trainers);
-        if (t->log && fflush(t->log) != 0) t->log_failed = true;
+        if (!t->log && !open_log(t)) t->log_failed = true;
+        if (!t->log || t->log_failed) return;
+        put_log_line(t->log, stats, trainer, t->desc->num_trainers);
+        if (fflush(t->log) != 0) t->log_failed = true;
     } else if (!tool.quiet) {
-        if (t->drawn) fprintf(stderr, "\r\x1b[K");
-        t->drawn = false;
+        if (shown.drawn) fprintf(stderr, "\r\x1b[K");
+        shown.drawn = false;
         printf("step %.0f", (double)stats->step);
-        if (t->num_trainers > 1) printf(" trainer %zu", trainer);
+        if (t->name[0]) printf(" %s", t->name);
+        if (t->desc->num_trainers > 1) printf(" trainer %zu", trainer);
         printf(" loss %.6g l0 %.1f variance explained %.4f lr %.3g\n", stats->loss, stats->l0,
                stats->frac_variance_explained, stats->lr);
         fflush(stdout);
@@ -112,7 +112,7 @@ static void time_text(double seconds, char *out, size_t size) {
     else snprintf(out, size, "%lu:%02lu", s / 60, s % 60);
 }
 
-static void show_progress(training *t, const sae_progress *p, double now) {
+static void show_progress(const sae_progress *p, size_t num, double now) {
     char bar[21], left[32], rate[32], more[32] = "";
     sae_stats s;
     double done = p->steps ? (double)p->step / (double)p->steps : 1, recent;
@@ -120,18 +120,18 @@ static void show_progress(training *t, const sae_progress *p, double now) {
     size_t i;
     memset(&s, 0, sizeof s);
     if (sae_trainer_stats(p->trainers[0], &s) != SAE_OK) return;
-    if (now - t->shown >= 0.1 || t->rate == 0) {
-        recent = (double)(p->rows - t->shown_rows) / (now - t->shown + 1e-9);
-        t->rate = t->rate > 0 ? 0.7 * t->rate + 0.3 * recent : recent;
+    if (now - shown.at >= 0.1 || shown.rate == 0) {
+        recent = (double)(p->rows - shown.rows) / (now - shown.at + 1e-9);
+        shown.rate = shown.rate > 0 ? 0.7 * shown.rate + 0.3 * recent : recent;
     }
     row_rate = (double)p->rows / (double)(p->step - p->start_step ? p->step - p->start_step : 1);
     for (i = 0; i < 20; i++) bar[i] = (double)i < done * 20 ? '#' : '-';
     bar[20] = 0;
-    time_text(steps_left * row_rate / (t->rate > 0 ? t->rate : 1), left, sizeof left);
-    if (t->rate >= 1e4) snprintf(rate, sizeof rate, "%.1fk", t->rate / 1e3);
-    else snprintf(rate, sizeof rate, "%.0f", t->rate);
-    if (p->num_trainers > 1) snprintf(more, sizeof more, " (1 of %zu)", p->num_trainers);
-    if (t->terminal)
+    time_text(steps_left * row_rate / (shown.rate > 0 ? shown.rate : 1), left, sizeof left);
+    if (shown.rate >= 1e4) snprintf(rate, sizeof rate, "%.1fk", shown.rate / 1e3);
+    else snprintf(rate, sizeof rate, "%.0f", shown.rate);
+    if (num > 1) snprintf(more, sizeof more, " (1 of %zu)", num);
+    if (shown.terminal)
         fprintf(stderr,
                 "\r[%s] %3.0f%% step %.0f/%.0f  %s tok/s  loss %.4g  L0 %.1f%s  %s left\x1b[K", bar,
                 100 * done, (double)p->step, (double)p->steps, rate, s.loss, s.l0, more, left);
@@ -139,75 +139,155 @@ static void show_progress(training *t, const sae_progress *p, double now) {
         fprintf(stderr, "step %.0f/%.0f  %s tok/s  loss %.4g  L0 %.1f%s  %s left\n",
                 (double)p->step, (double)p->steps, rate, s.loss, s.l0, more, left);
     fflush(stderr);
-    t->drawn = t->terminal;
-    t->shown = now;
-    t->shown_rows = p->rows;
+    shown.drawn = shown.terminal;
+    shown.at = now;
+    shown.rows = p->rows;
 }
 
-static bool on_progress(void *user, const sae_progress *p) {
-    training *t = (training *)user;
+/* After a step of the last place; dictionaries: of all places together. */
+static void after_step(const training *t, size_t dictionaries) {
+    const sae_progress *p = t->now;
     double now;
-    size_t i;
-    t->step = p->step;
-    t->steps = p->steps;
-    if (t->log_path && !t->log && !open_log(t, p->start_step)) t->log_failed = true;
-    if (p->step == p->steps)
-        for (i = 0; i < p->num_trainers && i < t->num_trainers; i++)
-            sae_trainer_stats(p->trainers[i], &t->last[i]);
-    if (interrupted || t->log_failed) return false;
-    if (tool.quiet) return true;
+    if (tool.quiet) return;
     now = now_seconds();
     if (p->step == p->start_step + 1) { /* the first step's set-up is not its speed */
-        t->shown = now;
-        t->shown_rows = p->rows;
+        shown.at = now;
+        shown.rows = p->rows;
     }
-    if (t->terminal ? now - t->shown >= 0.2 || p->step == p->steps : now - t->shown >= 10)
-        show_progress(t, p, now);
-    return true;
+    if (shown.terminal ? now - shown.at >= 0.2 || p->step == p->steps : now - shown.at >= 10)
+        show_progress(p, dictionaries, now);
 }
 
-int run_training(sae_train_desc *desc, const char *log_path) {
-    training t;
-    sae_result result;
+/* The one that has come least far and is not done; NULL: all are. */
+static training *next_to_step(training *all, size_t num) {
+    training *next = NULL;
     size_t i;
-    memset(&t, 0, sizeof t);
-    t.log_path = log_path;
-    t.resume = desc->resume;
-    t.num_trainers = desc->num_trainers;
-    t.terminal = isatty(fileno(stderr)) != 0;
-    t.last = (sae_stats *)keep_alloc(desc->num_trainers, sizeof *t.last);
-    desc->log = on_log;
-    desc->progress = on_progress;
-    desc->user = &t;
+    for (i = 0; i < num; i++) {
+        const sae_progress *p = all[i].now;
+        if (!p->finished && p->step < p->steps && (!next || p->step < next->now->step))
+            next = &all[i];
+    }
+    return next;
+}
+
+/* All places, step by step in turn, so that they share one reading of the text. */
+static sae_result step_all(training *all, size_t num, size_t dictionaries) {
+    training *t;
+    sae_result result = SAE_OK;
+    while (result == SAE_OK && (t = next_to_step(all, num)) != NULL) {
+        if (interrupted || all[0].log_failed) return SAE_ERR_CANCELLED;
+        result = sae_training_step(t->run);
+        if (result == SAE_OK && t->log_path && !t->log && !open_log(t)) t->log_failed = true;
+        if (t->log_failed) all[0].log_failed = true;
+        if (result == SAE_OK && t + 1 == all + num) after_step(t, dictionaries);
+    }
+    return result;
+}
+
+/* What is written at the end: finished runs; where it was stopped, backups. */
+static sae_result leave_all(training *all, size_t num, sae_result result) {
+    bool ended = result == SAE_ERR_END_OF_DATA && all[0].now->step;
+    sae_result left = SAE_OK;
+    size_t i;
+    if (result != SAE_OK && result != SAE_ERR_CANCELLED && !ended) return result;
+    for (i = 0; i < num && left == SAE_OK; i++) {
+        const sae_progress *p = all[i].now;
+        if (p->finished) continue;
+        left = result == SAE_ERR_CANCELLED ? sae_training_save(all[i].run)
+                                           : sae_training_finish(all[i].run);
+    }
+    if (left != SAE_OK || !ended) return left != SAE_OK ? left : result;
+    return sae_context_fail(tool.ctx, result,
+                            "the data ended after %.0f of %.0f steps; what was trained is saved",
+                            (double)all[0].now->step, (double)all[0].now->steps);
+}
+
+/* Folder of trainer i. */
+static const char *folder_of_run(const sae_train_desc *desc, size_t i) {
+    char name[32];
+    snprintf(name, sizeof name, "trainer_%zu", i);
+    return desc->flat ? desc->save_dir : joined(desc->save_dir, name);
+}
+
+static void say_results(training *t) {
+    const sae_train_desc *desc = t->desc;
+    bool stepped = t->now->step > t->now->start_step;
+    size_t i;
+    for (i = 0; stepped && i < desc->num_trainers; i++) {
+        const sae_dictionary *dict = sae_trainer_dictionary(t->now->trainers[i]);
+        if (dict && sae_dictionary_rule(dict) == SAE_RULE_THRESHOLD
+            && sae_dictionary_threshold(dict) < 0)
+            warn_threshold(&desc->trainers[i]);
+    }
+    if (tool.quiet) return;
+    if (!stepped) printf("%s: finished before, nothing left to do\n", desc->save_dir);
+    for (i = 0; stepped && i < desc->num_trainers; i++)
+        printf("%s: %s, loss %.5g, L0 %.1f, variance explained %.4f\n", folder_of_run(desc, i),
+               sae_trainer_name(desc->trainers[i].kind), t->last[i].loss, t->last[i].l0,
+               t->last[i].frac_variance_explained);
+}
+
+/* Of several places each has its own: LOG.PLACE.jsonl. */
+static const char *log_of(const char *path, const char *name) {
+    const char *dot = path ? strrchr(path, '.') : NULL;
+    char *own;
+    if (!path || !name[0]) return path;
+    if (!dot || strchr(dot, '/')) dot = path + strlen(path);
+    own = (char *)keep_alloc(strlen(path) + strlen(name) + 2, 1);
+    sprintf(own, "%.*s.%s%s", (int)(dot - path), path, name, dot);
+    return own;
+}
+
+/* A place is asked for when its turn comes, so that what another skips to resume is not kept for
+   it. */
+static sae_result open_all(training *all, sae_train_desc *descs, const char *const *names,
+                           size_t num, text_rows *rows, const char *log_path) {
+    sae_result result = SAE_OK;
+    size_t i;
+    for (i = 0; i < num && result == SAE_OK; i++) {
+        training *t = &all[i];
+        t->desc = &descs[i];
+        t->name = num > 1 ? names[i] : "";
+        t->log_path = log_of(log_path, t->name);
+        t->last = (sae_stats *)keep_alloc(descs[i].num_trainers, sizeof *t->last);
+        if (rows) descs[i].buffer.source = text_rows_source(rows, i);
+        descs[i].log = on_log;
+        descs[i].user = t;
+        result = sae_training_create(tool.ctx, &descs[i], &t->run);
+        if (result == SAE_OK) t->now = sae_training_progress(t->run);
+    }
+    return result;
+}
+
+int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, text_rows *rows,
+                  const char *log_path) {
+    training *all = (training *)keep_alloc(num, sizeof *all);
+    const char *log_failed = NULL;
+    size_t i, k, dictionaries = num * descs[0].num_trainers;
+    sae_result result;
+    shown.terminal = isatty(fileno(stderr)) != 0;
     signal(SIGINT, on_interrupt);
     signal(SIGTERM, on_interrupt);
-    result = sae_train(tool.ctx, desc);
+    result = open_all(all, descs, names, num, rows, log_path);
+    if (result == SAE_OK) result = leave_all(all, num, step_all(all, num, dictionaries));
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
-    if (t.drawn) fprintf(stderr, "\n");
-    if (result == SAE_OK && t.log_path && !t.log && !open_log(&t, t.resume ? desc->steps : 0))
-        t.log_failed = true; /* nothing was left to do */
-    if (t.early) fclose(t.early);
-    if (t.log && fclose(t.log) != 0) t.log_failed = true;
-    if (t.log_failed) return fail("%s: writing failed", t.log_path);
-    if (result == SAE_ERR_CANCELLED) {
+    if (shown.drawn) fprintf(stderr, "\n");
+    for (i = 0; i < num; i++) {
+        training *t = &all[i];
+        if (result == SAE_OK && t->log_path && !t->log && !open_log(t)) t->log_failed = true;
+        if (t->log && fclose(t->log) != 0) t->log_failed = true;
+        if (t->log_failed && !log_failed) log_failed = t->log_path;
+        for (k = 0; t->now && t->now->step > t->now->start_step && k < t->desc->num_trainers; k++)
+            sae_trainer_stats(t->now->trainers[k], &t->last[k]);
+    }
+    if (log_failed) fail("%s: writing failed", log_failed);
+    else if (result == SAE_ERR_CANCELLED)
         fail("stopped after step %.0f of %.0f; the same command with --resume goes on from there",
-             (double)t.step, (double)t.steps);
-        return INTERRUPTED;
-    }
-    if (result != SAE_OK) return fail_library();
-    for (i = 0; t.step && i < desc->num_trainers; i++)
-        if (t.last[i].threshold < 0 && desc->trainers[i].kind != SAE_TRAINER_TOP_K)
-            warn_threshold(&desc->trainers[i]);
-    if (tool.quiet) return DONE;
-    if (!t.step) printf("%s: finished before, nothing left to do\n", desc->save_dir);
-    for (i = 0; t.step && i < desc->num_trainers; i++) {
-        char name[32] = "";
-        if (!desc->flat) snprintf(name, sizeof name, "trainer_%zu", i);
-        printf("%s: %s, loss %.5g, L0 %.1f, variance explained %.4f\n",
-               desc->flat ? desc->save_dir : joined(desc->save_dir, name),
-               sae_trainer_name(desc->trainers[i].kind), t.last[i].loss, t.last[i].l0,
-               t.last[i].frac_variance_explained);
-    }
-    return DONE;
+             (double)all[0].now->step, (double)all[0].now->steps);
+    else if (result != SAE_OK) fail_library();
+    for (i = 0; i < num && result == SAE_OK && !log_failed; i++) say_results(&all[i]);
+    for (i = 0; i < num; i++) sae_training_destroy(all[i].run);
+    if (log_failed) return FAILED;
+    return result == SAE_OK ? DONE : result == SAE_ERR_CANCELLED ? INTERRUPTED : FAILED;
 }

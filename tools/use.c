@@ -36,10 +36,16 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     memset(&desc, 0, sizeof desc);
     memset(&rows, 0, sizeof rows);
     status = open_rows(c, dict, &rows);
-    reader_close(&rows);
+    if (!rows.odd) reader_close(&rows);
     if (status == DONE) status = fill_source(c, &desc.buffer.source);
-    if (status != DONE) return status;
-    if (rows.rows == 0) return fail("%s has no rows", c->data.items[0]);
+    if (status == DONE && rows.odd && c->target.count)
+        status = fail("--target goes with --data [rows,dim], not with %s", c->data.items[0]);
+    if (status == DONE && rows.odd) reader_source(&rows, &desc.buffer.source);
+    if (status == DONE && rows.rows == 0) status = fail("%s has no rows", c->data.items[0]);
+    if (status != DONE) {
+        reader_close(&rows);
+        return status;
+    }
     batch = c->batch ? c->batch : 2048;
     if (batch > rows.rows) batch = rows.rows;
     if (!c->target.count && was_transcoder(c->words.items[0]))
@@ -48,7 +54,9 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     desc.buffer.batch_size = (size_t)batch;
     desc.buffer.sequential = true;
     desc.batches = c->batches ? c->batches : rows.rows / batch;
-    if (sae_evaluate(dict, &desc, &metrics) != SAE_OK) return fail_library();
+    if (sae_evaluate(dict, &desc, &metrics) != SAE_OK) status = fail_library();
+    reader_close(&rows);
+    if (status != DONE) return status;
     print_metrics(&metrics, desc.batches * batch, c->json);
     if (!c->batches && rows.rows % batch && !tool.quiet)
         fail("judged %.0f of %.0f rows: whole batches of %.0f; --batch N",
@@ -63,16 +71,15 @@ static void print_l0(const common *c, const reader *rows, uint64_t active) {
 }
 
 /* A block of rows of --data after the other, encoded; dense latents or reconstruction to out. */
-static int write_dense(const common *c, const sae_dictionary *dict, reader *rows, bool latents) {
-    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    size_t width = latents ? info.dict_size : info.output_dim, n, i;
+static int write_dense(const common *c, const subject *s, reader *rows, bool latents) {
+    size_t width = latents ? s->codes : s->out, n, i;
     uint64_t active = 0;
-    size_t block = block_rows(c, dict, 4 * (latents ? width : width + info.activation_dim));
+    size_t block = subject_block(c, s, 4 * (latents ? width : width + s->in));
     float *x, *y;
     npy_writer out;
     int status;
     if (block > rows->rows) block = rows->rows ? (size_t)rows->rows : 1;
-    x = (float *)keep_alloc(block * info.activation_dim, sizeof *x);
+    x = (float *)keep_alloc(block * s->in, sizeof *x);
     y = (float *)keep_alloc(block * width, sizeof *y);
     memset(&out, 0, sizeof out);
     status = npy_create(&out, c->out, ".tmp", "<f4", width);
@@ -80,9 +87,14 @@ static int write_dense(const common *c, const sae_dictionary *dict, reader *rows
         sae_result result;
         status = reader_next(rows, x, block, &n);
         if (status != DONE || n == 0) break;
-        result = latents ? sae_encode(dict, x, n, y) : sae_forward(dict, x, n, y, NULL);
+        if (s->clt)
+            result = latents ? sae_clt_encode(s->clt, x, n, y)
+                             : sae_clt_forward(s->clt, x, n, y, NULL);
+        else
+            result = latents ? sae_encode(s->dict, x, n, y)
+                             : sae_forward(s->dict, x, n, y, NULL);
         for (i = 0; latents && i < n * width; i++) active += y[i] != 0;
-        if (latents && c->raw) sae_output_features(dict, n, y); /* as the reference gives them */
+        if (latents && c->raw) sae_output_features(s->dict, n, y); /* as the reference gives them */
         status = result == SAE_OK ? npy_put(&out, y, sizeof *y, n) : fail_library();
     }
     if (status == DONE) status = npy_finish(&out, false);
@@ -129,12 +141,11 @@ static int pack_sparse(const common *c, const sae_dictionary *dict, npy_writer *
     return status;
 }
 
-static int write_sparse(const common *c, const sae_dictionary *dict, reader *rows) {
+static int write_sparse(const common *c, const subject *s, reader *rows) {
     static const char *const endings[] = { ".row.npy", ".index.npy", ".value.npy" };
     static const char *const descrs[] = { "<i8", "<i4", "<f4" };
     static const size_t sizes[] = { 8, 4, 4 };
-    sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    size_t m = info.dict_size, block = block_rows(c, dict, 8 * m), n, r, i;
+    size_t m = s->codes, block = subject_block(c, s, 8 * m), n, r, i;
     sae_sparse code;
     npy_writer parts[3];
     const void *lists[3];
@@ -144,8 +155,10 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     int status = DONE;
     if (!c->delphi && !ends_with(c->out, ".npz"))
         return fail_usage("--out of sparse latents ends in .npz (or add --dense, or --delphi)");
+    if (c->delphi && s->clt)
+        return fail("%s is a dictionary over layers, delphi's cache is of one", c->words.items[0]);
     if (block > rows->rows) block = rows->rows ? (size_t)rows->rows : 1;
-    x = (float *)keep_alloc(block * info.activation_dim, sizeof *x);
+    x = (float *)keep_alloc(block * s->in, sizeof *x);
     row = (int64_t *)keep_alloc(block * m, sizeof *row);
     code.row_begin = (size_t *)keep_alloc(block + 1, sizeof *code.row_begin);
     code.latent = (uint32_t *)keep_alloc(block * m, sizeof *code.latent);
@@ -157,7 +170,9 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
     while (status == DONE) {
         status = reader_next(rows, x, block, &n);
         if (status != DONE || n == 0) break;
-        if (sae_encode_sparse(dict, x, n, &code) != SAE_OK) status = fail_library();
+        if ((s->clt ? sae_clt_encode_sparse(s->clt, x, n, &code)
+                    : sae_encode_sparse(s->dict, x, n, &code)) != SAE_OK)
+            status = fail_library();
         for (r = 0; r < n && status == DONE; r++)
             for (i = code.row_begin[r]; i < code.row_begin[r + 1]; i++)
                 row[i] = (int64_t)(first + r);
@@ -169,7 +184,7 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
         active += code.row_begin[n];
         first += n;
     }
-    if (status == DONE) status = pack_sparse(c, dict, parts, first, m);
+    if (status == DONE) status = pack_sparse(c, s->dict, parts, first, m);
     for (i = 0; i < 3; i++) npy_abandon(&parts[i]);
     if (status == DONE) print_l0(c, rows, active);
     return status;
@@ -177,11 +192,13 @@ static int write_sparse(const common *c, const sae_dictionary *dict, reader *row
 
 int verb_use(int argc, char **argv) {
     common c;
-    sae_dictionary *dict = NULL;
+    subject s;
     reader rows;
     int status;
     memset(&c, 0, sizeof c);
+    memset(&s, 0, sizeof s);
     memset(&rows, 0, sizeof rows);
+    c.head = NO_HEAD;
     const option options[] = {
         { "data", LIST, &c.data }, { "out", TEXT, &c.out }, { "target", LIST, &c.target },
         { "batch", SIZE, &c.batch }, { "batches", SIZE, &c.batches }, { "json", FLAG, &c.json },
@@ -193,8 +210,10 @@ int verb_use(int argc, char **argv) {
         { "delphi", FLAG, &c.delphi }, { "module", TEXT, &c.module }, { "ctx", COUNT, &c.ctx },
         { "splits", COUNT, &c.splits }, { "tokens", TEXT, &c.tokens },
         { "model", TEXT, &c.model }, { "text", LIST, &c.text },
-        { "submodule", TEXT, &c.submodule }, { "io", TEXT, &c.io },
-        { "remove-bos", FLAG, &c.remove_bos }
+        { "submodule", ONCE, &c.submodule }, { "io", TEXT, &c.io }, { "head", COUNT, &c.head },
+        { "remove-bos", FLAG, &c.remove_bos }, { "bos", FLAG, &c.bos },
+        { "no-bos", FLAG, &c.no_bos }, { "input-scale", TEXT, &c.input_scale },
+        { "data-layer", ONCE, &c.data_layer }
     };
     const bool judge = strcmp(tool.verb, "eval") == 0;
     status = parse_options(argc, argv, options, COUNT_OF(options), &c.words, NULL);
@@ -204,19 +223,20 @@ int verb_use(int argc, char **argv) {
     if (status == DONE && c.out && !c.delphi) status = need_folder("out", c.out);
     if (status == DONE && c.out) status = keep_apart("--out", c.out, &c);
     if (status == DONE) status = start_program(&c);
-    if (status == DONE) status = load_dictionary(&c, judge, &dict);
-    if (status == DONE && judge) {
-        status = c.model || c.text.count ? evaluate_in_model(&c, dict) : evaluate(&c, dict);
+    if (status == DONE) status = open_subject(&c, judge, &s);
+    if (status == DONE && judge && s.dict) {
+        status = c.model || c.text.count ? evaluate_in_model(&c, s.dict) : evaluate(&c, s.dict);
     } else if (status == DONE) {
-        status = open_rows(&c, dict, &rows);
-        if (status == DONE && strcmp(tool.verb, "encode") == 0 && !c.dense)
-            status = write_sparse(&c, dict, &rows);
+        status = s.dict ? open_rows(&c, s.dict, &rows) : open_rows_of(&c, s.in, &rows);
+        if (status == DONE && judge) status = evaluate_layers(&c, &s, &rows);
+        else if (status == DONE && strcmp(tool.verb, "encode") == 0 && !c.dense)
+            status = write_sparse(&c, &s, &rows);
         else if (status == DONE)
-            status = write_dense(&c, dict, &rows, strcmp(tool.verb, "encode") == 0);
+            status = write_dense(&c, &s, &rows, strcmp(tool.verb, "encode") == 0);
         if (status == DONE) reader_warn_bad(&rows);
         reader_close(&rows);
     }
-    sae_dictionary_destroy(dict);
+    close_subject(&s);
     return status;
 }
 

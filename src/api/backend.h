@@ -139,11 +139,11 @@ typedef struct sae_lazy_adam {
    is enough to write a function that calls it (to time it, say). All the rest follows from the
    rows: the tables of the backends here are filled by name, and a table whose required operation is
    NULL is refused when a trainer or session is created. */
-enum {
-    SAE_OP_REQUIRED,
-    SAE_OP_GUARDED,         /* required, and held back once a guard has fired */
-    SAE_OP_OPTIONAL,        /* may be NULL */
-    SAE_OP_OPTIONAL_GUARDED
+enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
+    SAE_OP_REQUIRED = 0,
+    SAE_OP_GUARDED = 1,     /* held back once a guard has fired */
+    SAE_OP_OPTIONAL = 2,    /* may be NULL */
+    SAE_OP_OPTIONAL_GUARDED = SAE_OP_OPTIONAL | SAE_OP_GUARDED
 };
 
 /* Memory, and the course of a step; of no result. */

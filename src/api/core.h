@@ -101,7 +101,11 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
      MATRYOSHKA    as BATCH_TOP_K; latents past the active groups are 0    MatryoshkaBatchTopKSAE
      JUMP_RELU     p = W_enc x + b_enc; f = relu(p [p > threshold_i])           JumpReluAutoEncoder
      IDENTITY      f = x, x_hat = f                                                  IdentityDict
-   Other programs' dictionaries are one of these with variations (see the desc). */
+   Other programs' dictionaries are one of these with variations (see the desc), or
+     MATCHING_PURSUIT   SAELens' matching_pursuit, which has neither W_enc nor b_enc: r = x - b_dec;
+                   then again and again, of the i with the largest v = relu(r.W_dec[i]): f_i += v,
+                   r -= v W_dec[i]. A row ends after max_iterations, where norm(r) <
+                   residual_threshold, or where the same latents are not 0 as the time before */
 #define SAE_ARCHS(X)                                                                               \
     X(SAE_ARCH_STANDARD, 1, "AutoEncoder")                                                         \
     X(SAE_ARCH_STANDARD_NEW, 2, "AutoEncoderNew")                                                  \
@@ -110,7 +114,8 @@ SAE_API void sae_error_copy(const sae_context *ctx, char *out, size_t size);
     X(SAE_ARCH_BATCH_TOP_K, 5, "BatchTopKSAE")                                                     \
     X(SAE_ARCH_MATRYOSHKA, 6, "MatryoshkaBatchTopKSAE")                                            \
     X(SAE_ARCH_JUMP_RELU, 7, "JumpReluAutoEncoder")                                                \
-    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")
+    X(SAE_ARCH_IDENTITY, 8, "IdentityDict")                                                        \
+    X(SAE_ARCH_MATCHING_PURSUIT, 9, "MatchingPursuitSAE")
 
 typedef enum sae_arch {
     SAE_ARCH_DEFAULT = 0, /* where a desc may leave it open */
@@ -118,6 +123,12 @@ typedef enum sae_arch {
     SAE_ARCHS(SAE_X)
 #undef SAE_X
 } sae_arch;
+
+enum { /* archs are 1 to SAE_NUM_ARCHS */
+#define SAE_X(name, value, text) +1
+    SAE_NUM_ARCHS = SAE_ARCHS(SAE_X)
+#undef SAE_X
+};
 
 /* How latents are computed from the pre-activations p. */
 typedef enum sae_activation {
@@ -134,6 +145,15 @@ typedef enum sae_input_norm {
     SAE_INPUT_NORM_LAYER     /* (x - mean(x)) / (std(x) + 1e-5), std over d - 1;
                                 x_hat std(x) + mean(x) */
 } sae_input_norm;
+
+/* The weight w of a latent in the choice: which latents fire is decided on p w, relu(p w) and so
+   on, and f = (p w) / w; where w is 0 the latent never fires. Norms are of W_dec as it stands. */
+typedef enum sae_gate {
+    SAE_GATE_NONE = 0,  /* w = 1 */
+    SAE_GATE_NORM,      /* norm(W_dec[i]); with layer_codes of each layer's part */
+    SAE_GATE_NORM_SUM,  /* sum over the layers of the norm of W_dec[i]'s part */
+    SAE_GATE_MIXED      /* gate_norm times NORM (of all layers) + gate_norm_sum times NORM_SUM */
+} sae_gate;
 
 #define SAE_MAX_GROUPS 64 /* of a Matryoshka dictionary */
 
@@ -155,6 +175,23 @@ typedef struct sae_dictionary_desc {
     bool output_normalized;          /* input_norm is not undone on x_hat */
     size_t output_dim;               /* of x_hat, W_dec, b_dec (transcoders); default d */
     bool skip;                       /* x_hat += W_skip raw x, W_skip [output_dim,d] */
+    sae_gate gate;                   /* STANDARD, STANDARD_NEW, JUMP_RELU, TOP_K, BATCH_TOP_K; as
+                                        glu and layer_codes */
+    double gate_norm, gate_norm_sum; /* of MIXED; both 0: 1.0 and 0.1 */
+    bool glu;                        /* p is multiplied by 1 / (1 + exp(-(W_glu x + b_glu))) */
+    /* Crosscoders: rows, d and output_dim are of `layers` places in a model, one after the other,
+       equally wide. */
+    size_t layers;                   /* default 1; divides d and output_dim */
+    bool normalizer;                 /* x_l = (raw x_l - mean_l) scale_l in layer l, and what is
+                                        decoded becomes x_hat_l / output_scale_l + mean_l */
+    bool layer_codes;                /* each layer has codes of its own: f [n,layers m], layer after
+                                        layer, f_l from the one p and from the gate's weights, the
+                                        threshold (batch classes) and the top-k of layer l;
+                                        x_hat_l = sum_i f_li W_dec[i]_l + b_dec_l */
+    bool over_layers;                /* layer_codes: the top-k is of all layers together */
+    double residual_threshold;       /* MATCHING_PURSUIT: default 0, none */
+    size_t max_iterations;           /* default d */
+    bool repeats;                    /* it goes on where the same latents are not 0 as before */
 } sae_dictionary_desc;
 
 /* ---- dictionaries ---- */
@@ -198,7 +235,8 @@ SAE_API const sae_dictionary_desc *sae_dictionary_get_desc(const sae_dictionary 
 SAE_API const char *sae_arch_name(sae_arch arch); /* the reference's class name */
 
 /* W_dec[i], output_dim floats, the direction of latent i; and W_enc[i], d floats. Owned by dict;
-   NULL if i >= m or the class has none. */
+   NULL if i >= m or the class has none. With layer_codes latent l dict_size + i has the row of
+   latent i, of which its own layer's part is its direction. */
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent);
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent);
 
@@ -255,8 +293,11 @@ typedef struct sae_sparse {
     size_t capacity;   /* for encode: sae_dictionary_capacity(dict, n) is enough */
 } sae_sparse;
 
+/* Entries of a row of f, "m" below: dict_size, or layers times dict_size with layer_codes. */
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict);
 /* Entries that the lists of n rows may need: n*k under SAE_RULE_TOP_K (the batch classes:
-   floor((k + k_fraction) n)), else n*m. SIZE_MAX: more than can be counted. */
+   floor((k + k_fraction) n)), times layers where each chooses its own k; else n*m. SIZE_MAX: more
+   than can be counted. */
 SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
 
 /* Inference. Any number of threads may call at once. x [n,d] and the outputs
@@ -264,10 +305,12 @@ SAE_API size_t sae_dictionary_capacity(const sae_dictionary *dict, size_t n);
    Each call takes float rows one after the other or, as _rows, rows of any kind in host memory,
    with the bits that the rows converted to float32 would give. Bits do not depend on n, threads or
    instruction set (but batch top-k chooses over the n rows together). Rows with NaN or infinity
-   give unspecified latents in these rows alone.
+   give unspecified latents in these rows alone. n = 0 does nothing and takes NULL for every array
+   (lists that are given get row_begin[0] = 0).
    A call uses at most 16 KB of stack on every thread that works for it and allocates nothing, but
    for SAE_RULE_TOP_K: the batch classes 8 n m + 4 n + 2^18 bytes; forward without f, when k > 512,
-   1024 (k + 1) bytes per thread. The context keeps
+   1024 (k + 1) bytes per thread; and for MATCHING_PURSUIT and layer_codes: 4 (d + m) bytes a row,
+   of at most 256 rows at a time. The context keeps
    scratch memory for as many calls at once as it has threads, at least 4; further ones are slower.
    Errors: SAE_ERR_INVALID (NULL, n too large, capacity too small: the message says how much),
    SAE_ERR_OUT_OF_MEMORY. */
@@ -315,8 +358,8 @@ typedef struct sae_steering {
    directions overlap, so that f of the steered x is near the targets, not equal to them. Under
    SAE_RULE_TOP_K f = 0 outside the k of a row. Directions are in the row's own
    units where input_norm is undone on x_hat. 16-bit rows are rounded to the nearest, ties to even.
-   Threads, stack, memory as for inference. Cost per row: count * d, and m * d more where a mode
-   other than ADD meets a top-k rule.
+   Threads, stack, memory, no rows as for inference. Cost per row: count * d, and m * d more where a
+   mode other than ADD meets a top-k rule.
    Errors: SAE_ERR_INVALID (NULL, a latent >= m, a mode or value not allowed, too many),
    SAE_ERR_UNSUPPORTED (batch top-k with n > 1 and a mode other than ADD; skip, or another
    output_dim). x is untouched then. */

@@ -33,6 +33,9 @@ SAE_API void sae_tensor_to_f32(const sae_tensor *tensor, float *out);
      threshold [m]                                           JUMP_RELU
      threshold, k, one number each                           TOP_K, BATCH_TOP_K, MATRYOSHKA
      W_skip [output_dim,d]                                   where desc.skip is set
+     W_glu [m,d], b_glu [m]                                  desc.glu
+     mean [d], scale, output_scale [layers]                  desc.normalizer
+   MATCHING_PURSUIT has W_dec and b_dec alone; with layer_codes BATCH_TOP_K's threshold is [layers].
    False: no tensor of that index. */
 SAE_API size_t sae_dictionary_num_tensors(const sae_dictionary *dict);
 SAE_API bool sae_dictionary_get_tensor(const sae_dictionary *dict, size_t index, sae_tensor *out);
@@ -47,7 +50,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
 
 /* Multiplies every bias and threshold by scale: adapts the dictionary to inputs multiplied by
    scale. A scalar threshold below 0 is left as it is. Errors: SAE_ERR_INVALID (not finite, or
-   <= 0), SAE_ERR_UNSUPPORTED (an input_norm). */
+   <= 0), SAE_ERR_UNSUPPORTED (an input_norm, a normalizer, a glu). */
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale);
 
 /* STANDARD: W_dec rows to norm 1, the norms moved into W_enc rows and b_enc; x_hat is unchanged.
@@ -75,7 +78,8 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
    stream after block L is resid_post L, and hidden_states[L + 1] in Hugging Face's counting.
    model_hint (NULL: "") names the model's architecture for the reader.
-   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm), SAE_ERR_NOT_FOUND
+   Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (IdentityDict, an input_norm, several layers),
+   SAE_ERR_NOT_FOUND
    (the folder), SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,

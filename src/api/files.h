@@ -29,6 +29,10 @@ struct sae_io {
     sae_result (*rename)(const char *from, const char *to, void *user);
     sae_result (*remove)(const char *path, void *user);
     sae_result (*make_folder)(const char *path, void *user); /* optional; with its parents */
+    /* Optional: entry(name, arg) for each file and folder in the folder path, in any order. NULL:
+       nobody can say what a folder holds. */
+    sae_result (*list)(const char *path, void (*entry)(const char *name, void *arg), void *arg,
+                       void *user);
     void *user;
 };
 
@@ -85,7 +89,18 @@ SAE_API bool sae_trainer_from_name(const char *name, sae_trainer_kind *out);
     X(SAE_FORMAT_GEMMA_SCOPE_2, 5, "gemma_scope_2") /* params.safetensors + config.json */         \
     X(SAE_FORMAT_LLAMA_SCOPE, 6, "llama_scope")     /* checkpoints/final.safetensors +             \
                                                        hyperparams.json */                         \
-    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */
+    X(SAE_FORMAT_OPENAI, 7, "openai")               /* the .pt alone */                            \
+    X(SAE_FORMAT_LLAMASCOPIUM, 8, "llamascopium")   /* sae_weights.* + config.json; and            \
+                                                       lm-saes 1, of R1-distill */                 \
+    X(SAE_FORMAT_CIRCUIT_TRACER, 9, "circuit_tracer") /* layer_N.safetensors + config.yaml */      \
+    X(SAE_FORMAT_QWEN_SCOPE, 10, "qwen_scope")      /* layerN.sae.pt + config.json */              \
+    X(SAE_FORMAT_GOODFIRE, 11, "goodfire")          /* the .pt or .pth alone */                    \
+    X(SAE_FORMAT_ATTENTION_OUT, 12, "attention_out") /* STEM.pt + STEM_cfg.json */                 \
+    X(SAE_FORMAT_SCIENCE_OF_FINETUNING, 13, "science_of_finetuning") /* crosscoders: model.pt, or  \
+                                                       model.safetensors + config.json */          \
+    X(SAE_FORMAT_CKKISSANE, 14, "ckkissane")        /* crosscoders: cc_weights.pt + cfg.json */    \
+    X(SAE_FORMAT_CLT_FORGE, 15, "clt_forge")        /* clt_weights.safetensors + clt_cfg.json */   \
+    X(SAE_FORMAT_CLT_TRAINING, 16, "clt_training")  /* a folder a layer, as sparsify's */
 
 typedef enum sae_format {
     SAE_FORMAT_NONE = 0,
@@ -117,6 +132,8 @@ struct sae_load_desc {
     const char *name; /* from memory: what the file is called, as a path would say it, for what only
                          a name tells: the format, where tensors do not; hook and layer. May be
                          NULL */
+    double input_scale; /* the weights are for x times this, which is folded into them, and x_hat is
+                       divided by it. Default 0: they are for x, or the file says for what */
 };
 
 /* Where a dictionary came from. Texts are "" where the file does not say. */
@@ -126,10 +143,19 @@ typedef struct sae_origin {
     sae_dtype dtype;      /* of the encoder in the file */
     char model[96];       /* the language model */
     char hook[96];        /* the place in it: "blocks.3.hook_resid_post", "layers.3.mlp" */
+    char hook_out[96];    /* transcoders: the place whose rows it gives, where that is another */
     char dataset[96];
     char version[32];     /* of that program */
+    char model_options[96]; /* with which the model was opened, as far as they change its rows:
+                               "center_writing_weights" */
     int64_t layer;        /* -1: not known */
+    bool one_head;        /* its rows are those of head `head` of the place, counted from 0 */
+    size_t head;
     size_t context_size;  /* 0: not known */
+    int prepend_bos;      /* contexts begin with bos: 1 yes, -1 no, 0 not known */
+    bool no_special;      /* rows of special tokens (bos among them) are left out */
+    int64_t positions[3]; /* of a context whose rows it has, as Python slices: first, end, step;
+                             an end of INT64_MAX: none. step 0: all */
     size_t dict_size, k;  /* of the file, all of whose latents may not be here (sae_load_desc) */
     size_t first_latent;
 } sae_origin;
@@ -161,8 +187,10 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
 
 /* ---- tensors of any container ---- */
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
-   memory, where sae_io cannot map).
+/* Tensors of any container: .npy, .npz, .safetensors, .pt, and .gguf (versions 2 and 3, little
+   endian; its sizes reversed, so that rows come first). The file stays mapped while open (in
+   memory, where sae_io cannot map). A tensor of a type that is known by name alone is listed, with
+   data NULL.
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
 typedef struct sae_tensor_file sae_tensor_file;
@@ -177,12 +205,12 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
    file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
-   reads whole.
-   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
+   reads whole. Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_UNSUPPORTED (this tensor's type is known
+   by name alone), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
+/* Row-major tensors of plain types (strides are ignored) into one file, the kind by the path's
+   ending: .npy (one tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID,
+   SAE_ERR_NOT_FOUND (the folder), SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 /* The same into memory: the bytes that a file of that name would have, for sae_context_free. */

@@ -1,5 +1,6 @@
 #pragma once
 #include "dictionary.h"
+#include "files.h"
 
 /* ==== >>api: programs with a model ============================================================ */
 
@@ -11,10 +12,11 @@ typedef struct sae_linear sae_linear;
    48, times inputs floats. Errors: SAE_ERR_INVALID, SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const float *bias,
                                      size_t inputs, size_t outputs, sae_linear **out);
-/* W stays where it is, in its own type, and must outlive *out: as floats it would take two to seven
-   times the memory. F32, F16, BF16 or F64 (rounded to float32), of any strides and at any address,
-   so a view of some rows will do. [outputs,inputs]; transposed: [inputs,outputs]. The same bits as
-   a copy's. Errors: SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
+/* W stays where it is, in its own type, and must outlive *out; a product makes it float32 piece by
+   piece, with the bits that a copy of it as float32 would give. [outputs,inputs]; transposed:
+   [inputs,outputs]. F32, F16, BF16, F64 (rounded), at any address and of any strides, so that a
+   view of some rows will do; or blocks (sae_dtype_block), one after the other inside a row. Errors:
+   SAE_ERR_INVALID, SAE_ERR_UNSUPPORTED (another type), SAE_ERR_OUT_OF_MEMORY. */
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out);
 SAE_API void sae_linear_destroy(sae_linear *linear);
@@ -52,3 +54,9 @@ SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; 
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
 SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
 SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
+
+/* What the file says beside its tensors, an object, owned by file: the pairs of a .gguf, the texts
+   of a .safetensors' __metadata__; NULL: none. Of .gguf a text may be any bytes, also NUL
+   (sae_json_count has their number, and a NUL is behind them); whole numbers past 2^53 are
+   rounded. */
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file);

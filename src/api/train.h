@@ -200,7 +200,8 @@ SAE_API void sae_session_destroy(sae_session *session);
 SAE_API sae_result sae_session_memory(const sae_dictionary *dict, size_t batch_size,
                                       sae_memory *out);
 /* As sae_encode_sparse and sae_forward (without f), of x wherever it lies; the results come to host
-   memory, and the call waits for them. Errors: also SAE_ERR_NOT_FINITE and SAE_ERR_BACKEND. */
+   memory, and the call waits for them. n = 0 to batch_size rows. Errors: also SAE_ERR_NOT_FINITE
+   and SAE_ERR_BACKEND. */
 SAE_API sae_result sae_session_encode(sae_session *session, const sae_rows *x, size_t n,
                                       sae_sparse *out);
 SAE_API sae_result sae_session_forward(sae_session *session, const sae_rows *x, size_t n,
@@ -294,6 +295,7 @@ typedef struct sae_train_desc {
     /* written into config.json, for other programs */
     const char *io;                   /* "in", "out", "in_and_out"; default: by the target */
     size_t ctx_len;                   /* tokens of a context; default 128 */
+    bool prepend_bos;                 /* contexts begin with bos */
 } sae_train_desc;
 
 /* Trains all of them and writes config.json, ae.pt, ae.safetensors of each. Stopped by progress it
@@ -384,5 +386,6 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
 /* STANDARD: x_ghost = sum over latents with mask[i] != 0 of exp(pre_i) W_dec[i], without bias. */
 SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x, size_t n,
                                      const uint8_t *mask, float *x_ghost);
-/* The reference's output_features: f, but for STANDARD_NEW f_i * norm(W_dec[i]). In place. */
+/* The reference's output_features, in place: f_i norm(W_dec[i]) of STANDARD_NEW. Those of every
+   other class are its f, which stays as it is. */
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f);

@@ -1,4 +1,5 @@
 #pragma once
+#include "cpu_batch.h"
 #include "cpu_sums.h"
 
 /* ==== >>cpu: decode and residuals ============================================================= */

@@ -83,7 +83,8 @@ static void saei_encode_part(void *arg, size_t part, size_t worker) {
             const float *x[SAEI_TILE_ROWS];
             for (size_t i = 0; i < SAEI_TILE_ROWS; i++)
                 x[i] = a->x + saei_min(g + i, r1 - 1) * a->ld;
-            job->kernels->tile(x, job->room.panels + first * a->d, a->d, false, product);
+            job->kernels->tile(x, SAEI_TILE_ROWS, job->room.panels + first * a->d, a->d, false,
+                               product, SAEI_PANEL);
             for (size_t r = g; r < saei_min(g + SAEI_TILE_ROWS, r1); r++) {
                 const float *row = product + (r - g) * SAEI_PANEL;
                 if (top_k) saei_keep_top(job, first, count, row, bias, &top[r - r0]);

@@ -1,5 +1,6 @@
 #pragma once
 #include "ops.h"
+#include "cpu_batch.h"
 #include "cpu_encode.h"
 #include "cpu_values.h"
 #include "cpu_gradients.h"

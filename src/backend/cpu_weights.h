@@ -223,7 +223,7 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
                               float *const (*biases)[3], size_t num_biases) {
     const saei_kernels *kernels = w->ctx->kernels;
     size_t ld = w->shape.ld;
-    saei_draw *draws = (saei_draw *)(void *)saei_cpu_scratch_of(w).draws; /* [n] */
+    saei_draw *draws = saei_cpu_scratch_of(w).draws; /* [n] */
     double alive = 0;
     size_t living = 0, dead, used = 0;
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);

@@ -234,6 +234,28 @@ static sae_result saei_files_make_one(const sae_context *ctx, const char *path) 
     return result;
 }
 
+static sae_result saei_files_list(const char *path, void (*entry)(const char *name, void *arg),
+                                  void *arg, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    char *all = saei_concat(ctx, path, "/*");
+    wchar_t *wide = all ? saei_files_wide(ctx, all) : NULL;
+    WIN32_FIND_DATAW found;
+    HANDLE find = wide ? FindFirstFileW(wide, &found) : INVALID_HANDLE_VALUE;
+    sae_result result = !wide ? saei_files_result()
+                        : find == INVALID_HANDLE_VALUE ? saei_files_fail() : SAE_OK;
+    while (result == SAE_OK) {
+        char name[3 * MAX_PATH + 1];
+        if (WideCharToMultiByte(CP_UTF8, 0, found.cFileName, -1, name, (int)sizeof name, NULL, NULL)
+            > 0)
+            entry(name, arg);
+        if (!FindNextFileW(find, &found)) break;
+    }
+    if (find != INVALID_HANDLE_VALUE) FindClose(find);
+    saei_free(ctx, wide);
+    saei_free(ctx, all);
+    return result;
+}
+
 static void saei_files_give_back(const void *data, size_t size) {
     (void)data;
     (void)size;
@@ -395,6 +417,17 @@ static sae_result saei_files_make_one(const sae_context *ctx, const char *path) 
     return SAE_ERR_IO;
 }
 
+static sae_result saei_files_list(const char *path, void (*entry)(const char *name, void *arg),
+                                  void *arg, void *user) {
+    DIR *folder = opendir(path);
+    const struct dirent *e;
+    (void)user;
+    if (!folder) return saei_files_result();
+    while ((e = readdir(folder)) != NULL) entry(e->d_name, arg);
+    closedir(folder);
+    return SAE_OK;
+}
+
 /* Whole pages inside mapped memory, which is read from the file again where it is touched. */
 static void saei_files_give_back(const void *data, size_t size) {
 #if defined(MADV_DONTNEED) && defined(_SC_PAGESIZE)
@@ -438,7 +471,7 @@ static void saei_files_use(sae_context *ctx) {
     static const sae_io files = { saei_files_open,  saei_files_size,   saei_files_read,
                                   saei_files_close, saei_files_map,    saei_files_write,
                                   saei_files_sync,  saei_files_rename, saei_files_remove,
-                                  saei_files_make_folder, NULL };
+                                  saei_files_make_folder, saei_files_list, NULL };
     ctx->io = files;
     ctx->io.user = ctx;
 }

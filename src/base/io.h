@@ -100,6 +100,72 @@ static sae_result saei_path_find(const sae_context *ctx, const char *who, const 
     return SAE_OK;
 }
 
+/* The names in a folder, sorted as people count: "a.2" before "a.10". Without those that begin with
+   a point. text: their bytes; both in fresh memory. */
+typedef struct saei_names {
+    const void **names;
+    size_t count;
+    saei_text text;
+} saei_names;
+
+static bool saei_name_before(const void *a, const void *b) {
+    const char *p = (const char *)a, *q = (const char *)b;
+    for (; *p && *q; p++, q++) {
+        if (*p >= '0' && *p <= '9' && *q >= '0' && *q <= '9') {
+            size_t m, n;
+            int order;
+            while (*p == '0') p++;
+            while (*q == '0') q++;
+            m = strspn(p, "0123456789");
+            n = strspn(q, "0123456789");
+            order = m == n ? memcmp(p, q, n) : m < n ? -1 : 1;
+            if (order) return order < 0;
+            p += m;
+            q += n;
+            if (!*p || !*q) break;
+        }
+        if (*p != *q) return (unsigned char)*p < (unsigned char)*q;
+    }
+    return !*p && *q;
+}
+
+static void saei_names_add(const char *name, void *arg) {
+    saei_names *all = (saei_names *)arg;
+    if (*name == '.' || !saei_is_text(name, strlen(name))) return;
+    saei_text_put(&all->text, name, strlen(name) + 1);
+    all->count++;
+}
+
+static void saei_names_free(const sae_context *ctx, saei_names *all) {
+    saei_free(ctx, all->names);
+    saei_free(ctx, all->text.data);
+}
+
+/* None where nobody can say. */
+static sae_result saei_names_of(const sae_context *ctx, const char *who, const char *path,
+                                saei_names *all) {
+    sae_result result;
+    const char *at;
+    memset(all, 0, sizeof *all);
+    all->text.ctx = ctx;
+    if (!ctx->io.list) return SAE_OK;
+    result = ctx->io.list(path, saei_names_add, all, ctx->io.user);
+    if (result != SAE_OK)
+        saei_fail(ctx, result, "%s: cannot list %s: %s", who, path, saei_files_cause(ctx, result));
+    all->names = (const void **)saei_alloc(ctx, all->count, sizeof *all->names);
+    if (result == SAE_OK && (all->text.failed || !all->names))
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the names in %s", who,
+                           path);
+    if (result != SAE_OK) {
+        saei_names_free(ctx, all);
+        return result;
+    }
+    at = all->text.data;
+    for (size_t i = 0; i < all->count; i++, at += strlen(at) + 1) all->names[i] = at;
+    saei_sort(all->names, all->count, saei_name_before);
+    return SAE_OK;
+}
+
 /* With its parents, where folders must be made at all. */
 static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
     sae_result result = SAE_OK;

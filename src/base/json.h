@@ -53,14 +53,15 @@ static const char *saei_json_put_end(saei_json_tree *t, size_t start) {
 enum { SAEI_JSON_FRONT = 16 };
 
 /* From counting to filling. */
-static sae_result saei_json_make(const sae_context *ctx, const char *name, saei_json_tree *t) {
+static sae_result saei_json_make(const sae_context *ctx, const char *who, const char *name,
+                                 saei_json_tree *t) {
     size_t bytes, all;
     char *block = NULL;
     if (saei_mul(t->num_nodes, sizeof(sae_json), &bytes) && saei_add(bytes, t->num_chars, &all)
         && saei_add(all, SAEI_JSON_FRONT, &all))
         block = (char *)saei_alloc(ctx, all, 1);
     if (!block)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu values", name,
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: %s: no memory for %zu values", who, name,
                          t->num_nodes);
     memcpy(block, &ctx, sizeof ctx);
     t->nodes = (sae_json *)(void *)(block + SAEI_JSON_FRONT);
@@ -77,12 +78,12 @@ typedef struct saei_json_keys {
     size_t most;     /* keys of the largest object so far */
 } saei_json_keys;
 
-static sae_result saei_json_keys_make(const sae_context *ctx, const char *name,
+static sae_result saei_json_keys_make(const sae_context *ctx, const char *who, const char *name,
                                       saei_json_keys *keys) {
     keys->slots = (uint64_t *)saei_alloc(ctx, 4 * keys->most + 8, sizeof *keys->slots);
     if (keys->slots) return SAE_OK;
-    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for an object of %zu keys", name,
-                     keys->most);
+    return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: %s: no memory for an object of %zu "
+                     "keys", who, name, keys->most);
 }
 
 static bool saei_json_key_less(const void *a, const void *b) {
@@ -129,7 +130,7 @@ static const char *saei_json_twice(const sae_json *object, saei_json_keys *keys)
 
 typedef struct saei_json_parser {
     const sae_context *ctx;
-    const char *name;
+    const char *who, *name; /* for messages */
     const unsigned char *begin, *at, *end;
     saei_json_tree tree;
     saei_json_keys keys;
@@ -142,8 +143,8 @@ static sae_result saei_json_fail(const saei_json_parser *p, const char *what) {
         column = *c == '\n' ? 1 : column + 1;
         line += *c == '\n';
     }
-    return saei_fail(p->ctx, SAE_ERR_FORMAT, "%s: JSON, line %zu, column %zu: %s", p->name, line,
-                     column, what);
+    return saei_fail(p->ctx, SAE_ERR_FORMAT, "%s: %s: JSON, line %zu, column %zu: %s", p->who,
+                     p->name, line, column, what);
 }
 
 static void saei_json_space(saei_json_parser *p) {
@@ -331,22 +332,23 @@ static sae_result saei_json_pass(saei_json_parser *p) {
     return p->at == p->end ? SAE_OK : saei_json_fail(p, "something after the value");
 }
 
-/* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. name
-   is the file's, for messages. Limits: depth 64, 2^24 values of 40 bytes, no duplicate keys, valid
-   UTF-8, no lone surrogates, nothing but white space after it. Errors: SAE_ERR_FORMAT,
-   SAE_ERR_OUT_OF_MEMORY. */
-static sae_result saei_json_parse(const sae_context *ctx, const char *name, const char *text,
-                                  size_t size, sae_json **root) {
+/* Parses text [size] (need not end in NUL) into *root, all in one block, for sae_json_close. who,
+   the function, and name, the file, are for messages. Limits: depth 64, 2^24 values of 40 bytes, no
+   duplicate keys, valid UTF-8, no lone surrogates, nothing but white space after it. Errors:
+   SAE_ERR_FORMAT, SAE_ERR_OUT_OF_MEMORY. */
+static sae_result saei_json_parse(const sae_context *ctx, const char *who, const char *name,
+                                  const char *text, size_t size, sae_json **root) {
     saei_json_parser p;
     sae_result result;
     memset(&p, 0, sizeof p);
     p.ctx = ctx;
+    p.who = who;
     p.name = name;
     p.begin = (const unsigned char *)text;
     p.end = p.begin + size;
     SAEI_TRY(saei_json_pass(&p));
-    SAEI_TRY(saei_json_keys_make(ctx, name, &p.keys));
-    result = saei_json_make(ctx, name, &p.tree);
+    SAEI_TRY(saei_json_keys_make(ctx, who, name, &p.keys));
+    result = saei_json_make(ctx, who, name, &p.tree);
     if (result == SAE_OK) result = saei_json_pass(&p); /* the same key twice */
     saei_free(ctx, p.keys.slots);
     if (result == SAE_OK) *root = p.tree.nodes;
@@ -367,7 +369,7 @@ static sae_result saei_json_load(const sae_context *ctx, const char *who, const 
     saei_map map;
     sae_result result;
     SAEI_TRY(saei_map_open(ctx, who, path, &map));
-    result = saei_json_parse(ctx, path, (const char *)map.data, map.size, root);
+    result = saei_json_parse(ctx, who, path, (const char *)map.data, map.size, root);
     saei_map_close(ctx, &map);
     return result;
 }

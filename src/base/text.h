@@ -184,7 +184,7 @@ static bool saei_text_reserve(saei_text *t, size_t size) {
     return true;
 }
 
-static void saei_text_put(saei_text *t, const void *data, size_t size) {
+static SAEI_NOINLINE void saei_text_put(saei_text *t, const void *data, size_t size) {
     if (!saei_text_reserve(t, size)) return;
     if (size) memcpy(t->data + t->size, data, size);
     t->size += size;

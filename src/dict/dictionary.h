@@ -6,10 +6,12 @@
 /* All parameters sit in one block, latent-major, rows padded with zeros to whole vectors, so that
    an optimizer runs over one array and every per-latent job is local to a row:
      W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
-     | W_skip [output_dim][ld]
-   with ld, ld_out, m' = d, output_dim, m rounded up to 16. b_enc is gate_bias of GATED; aux0 is
-   r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of GATED. Arrays a class does not
-   have take no room. */
+     | W_skip [output_dim][ld] | W_glu [m][ld] | b_glu [m'] | gate [c'] | thresholds [l']
+     | mean [ld] | scale [l'] | output_scale [l']
+   with ld, ld_out, m', c', l' = d, output_dim, m, codes, layers rounded up to 16. b_enc is
+   gate_bias of GATED; aux0 is r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of
+   GATED; gate, the weights w of the codes, follows from W_dec (saei_gate_update). Arrays a class
+   does not have take no room. MATCHING_PURSUIT has W_enc in W_dec, and a b_enc of zeros. */
 typedef struct saei_prepared saei_prepared; /* >>dictionary: prepared encode */
 
 struct sae_dictionary {
@@ -22,7 +24,9 @@ struct sae_dictionary {
     float *params;        /* [num_params] */
     size_t num_params;
     float *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec; /* into params; NULL if not there */
-    float *W_skip;
+    float *W_skip, *W_glu, *b_glu, *gate;
+    float *thresholds; /* of the layers, in place of threshold: batch classes with layer_codes */
+    float *mean, *scale, *output_scale; /* of the normalizer */
     sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */

@@ -10,7 +10,7 @@ enum { SAEI_FORWARD_LISTS = 512 }; /* entries on the stack of a block that found
    b_dec comes last, as in decode. */
 static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t r0, size_t rows) {
     const sae_dictionary *dict = q->dict;
-    size_t d = saei_output_dim(&dict->desc), whole = d / 16 * 16, ld = dict->ld_out;
+    size_t d = saei_output_dim(&dict->desc), ld = dict->ld_out;
     size_t active = saei_active_latents(dict);
     float value[SAEI_PANEL];
     uint32_t latent[SAEI_PANEL];
@@ -25,17 +25,15 @@ static void saei_forward_rows(const saei_infer *q, const saei_room *room, size_t
             for (size_t j = 0; j < count; j++) {
                 float f = saei_infer_value(dict, first + j, product[j], false);
                 if (f == 0) continue;
+                f = saei_ungate(dict, first + j, f);
                 latent[held] = (uint32_t)(first + j);
                 value[held++] = f;
             }
-            dict->ctx->kernels->add_rows(whole, held, latent, value, dict->W_dec, ld, out);
-            for (size_t c = whole; c < d; c++)
-                for (size_t j = 0; j < held; j++)
-                    out[c] = fmaf(value[j], dict->W_dec[latent[j] * ld + c], out[c]);
+            saei_add_rows(dict->ctx->kernels, d, held, latent, value, dict->W_dec, ld, out);
         }
     }
     for (size_t r = r0; r < r0 + rows; r++)
-        for (size_t c = 0; c < d; c++) q->x_hat[r * d + c] = dict->b_dec[c] + q->x_hat[r * d + c];
+        saei_decode_end(dict, 0, d, q->x_hat + r * d, q->x_hat + r * d);
 }
 
 /* x_hat of rows r0 on from their lists. */
@@ -65,7 +63,7 @@ static void saei_forward_top_rows(const saei_infer *all, const saei_room *room, 
 static void saei_forward_block(const saei_infer *q, const saei_room *room, size_t r0, size_t rows,
                                sae_sparse *lists) {
     bool top_k = q->dict->rule == SAE_RULE_TOP_K;
-    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->share) : room->rows;
+    size_t most = top_k ? saei_min(room->rows, lists->capacity / q->k) : room->rows;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(most, rows - r);
         saei_infer_norms(q, r0 + r, some, room->norms);
@@ -84,7 +82,7 @@ static SAEI_NOINLINE void saei_forward_small(const saei_infer *q, const saei_roo
 
 static SAEI_NOINLINE void saei_forward_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     sae_sparse lists = { room.begin, room.latent, room.value, room.entries };
     if (room.block) saei_forward_block(q, &room, r0, rows, &lists);
     else saei_forward_small(q, &room, r0, rows);
@@ -110,6 +108,11 @@ static void saei_forward_part(void *arg, size_t part) {
     }
 }
 
+/* A block's latents go straight into x_hat, or into lists that it has room for. */
+static bool saei_forward_in_blocks(const sae_dictionary *dict) {
+    return dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.layer_codes;
+}
+
 /* Batch top-k needs the latents of all rows at once; they are here already. */
 static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who,
                                      const sae_rows *x, size_t n, float *x_hat) {
@@ -126,7 +129,8 @@ static sae_result saei_forward_batch(const sae_dictionary *dict, const char *who
     return SAE_OK;
 }
 
-/* Top-k of more latents than a block has room for: lists in fresh memory. */
+/* Lists in fresh memory, of some rows at a time: top-k of more latents than a block has room for,
+   and what encodes in memory of its own anyway. */
 static sae_result saei_forward_many(const sae_dictionary *dict, const char *who, const sae_rows *x,
                                     size_t n, float *x_hat) {
     const sae_context *ctx = dict->ctx;
@@ -134,20 +138,20 @@ static sae_result saei_forward_many(const sae_dictionary *dict, const char *who,
     sae_result result = SAE_OK;
     sae_sparse lists;
     memset(&lists, 0, sizeof lists);
-    if (saei_mul(chunk, dict->desc.k, &all)) {
-        lists.capacity = all;
-        lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
-        lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
-        lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
-    }
+    if (!saei_forward_in_blocks(dict)) chunk = saei_chunk(dict, n);
+    all = sae_dictionary_capacity(dict, chunk);
+    lists.capacity = all;
+    lists.row_begin = (size_t *)saei_alloc(ctx, chunk + 1, sizeof(size_t));
+    lists.latent = (uint32_t *)saei_alloc(ctx, all, sizeof(uint32_t));
+    lists.value = (float *)saei_alloc(ctx, all, sizeof(float));
     if (!lists.row_begin || !lists.latent || !lists.value)
         result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %zu rows of %zu latents",
-                           who, chunk, dict->desc.k);
+                           who, chunk, all / chunk);
     for (size_t r = 0; r < n && result == SAE_OK; r += chunk) {
         size_t rows = saei_min(chunk, n - r);
         sae_rows some = *x;
         some.data = saei_rows_at(x, r, 0);
-        result = saei_encode_lists(dict, who, &some, rows, &lists);
+        result = saei_encode_sparse(dict, who, &some, rows, &lists);
         if (result == SAE_OK)
             result = sae_decode_sparse(dict, &lists, rows,
                                        x_hat + r * saei_output_dim(&dict->desc));
@@ -162,8 +166,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
                                size_t n, float *x_hat, float *f) {
     saei_infer q;
     sae_rows x;
-    SAEI_TRY(saei_infer_check_rows(dict, who, rows, rows && rows->data && x_hat, n,
-                                   dict ? dict->desc.dict_size : 0, &x));
+    SAEI_TRY(saei_infer_check_rows(dict, who, rows, x_hat ? NULL : "x_hat", n,
+                                   dict ? saei_num_codes(&dict->desc) : 0, &x));
     if (!n) return SAE_OK;
     if (f) {
         SAEI_TRY(saei_encode(dict, who, &x, n, f));
@@ -172,7 +176,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         saei_copy_rows(&x, n, dict->desc.activation_dim, x_hat);
     } else if (saei_is_batch_top_k(dict)) {
         SAEI_TRY(saei_forward_batch(dict, who, &x, n, x_hat));
-    } else if (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS) {
+    } else if (!saei_forward_in_blocks(dict)
+               || (dict->rule == SAE_RULE_TOP_K && dict->desc.k > SAEI_FORWARD_LISTS)) {
         SAEI_TRY(saei_forward_many(dict, who, &x, n, x_hat));
     } else {
         memset(&q, 0, sizeof q);
@@ -181,7 +186,7 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
         q.n = n;
         q.count = dict->desc.dict_size;
         q.x_hat = x_hat;
-        q.share = dict->desc.k;
+        q.k = q.share = dict->desc.k;
         saei_parallel(dict->ctx, saei_ceil_div(n, SAEI_BLOCK_ROWS), saei_forward_part, &q);
     }
     saei_finish(dict, &x, n, x_hat);
@@ -190,8 +195,8 @@ static sae_result saei_forward(const sae_dictionary *dict, const char *who, cons
 
 SAE_API sae_result sae_forward(const sae_dictionary *dict, const float *x, size_t n, float *x_hat,
                                float *f) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_forward(dict, "sae_forward", &rows, n, x_hat, f);
+    sae_rows rows;
+    return saei_forward(dict, "sae_forward", saei_rows_of(x, &rows), n, x_hat, f);
 }
 SAE_API sae_result sae_forward_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                     float *x_hat, float *f) {

@@ -11,19 +11,29 @@ struct sae_linear {
     float *packed; /* [panels][inputs][48]; NULL: W is read where it lies */
     sae_dtype dtype;
     const unsigned char *data;
-    ptrdiff_t output_step, input_step; /* bytes from one weight to the next */
+    bool columns;   /* rows of W^T lie in one piece, those of W do not */
+    bool widens, streams; /* there are fast kernels widen_panel, stream for W as it lies */
+    ptrdiff_t unit; /* bytes of a weight or block, and from one to the next: */
+    ptrdiff_t output_step, input_step;
 };
 
 /* Memory of a part: a context's block, or where none is free less on the stack. */
-enum { SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32, SAEI_LINEAR_PANELS = 8 };
+enum {
+    SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32,
+    SAEI_LINEAR_PANELS = 8, /* of a part, at most */
+    SAEI_LINEAR_L1 = 128,   /* depth of a panel that stays in the L1 */
+    SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_PIECE = 256 /* rows of weights, and so much of each */
+};
 typedef struct saei_linear_small {
     float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
+    float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_FEW_DEPTH];
 } saei_linear_small;
 
 typedef struct saei_linear_room {
     size_t rows, depth;
     float *product; /* [rows][48] */
     float *panel;   /* [depth][48] */
+    float *group;   /* [16][min(depth, 256)] */
 } saei_linear_room;
 
 typedef struct saei_linear_task {
@@ -89,30 +99,54 @@ SAE_API sae_result sae_linear_create(sae_context *ctx, const float *W, const flo
     return SAE_OK;
 }
 
+static bool saei_linear_streams(sae_dtype dtype) {
+    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_Q8_0;
+}
+static bool saei_linear_widens(sae_dtype dtype) {
+    return saei_linear_streams(dtype) || dtype == SAE_Q4_0 || dtype == SAE_Q4_K
+           || dtype == SAE_Q5_K || dtype == SAE_Q6_K;
+}
+
+/* Bytes from one weight (of block types: block) of dimension i to the next. */
+static ptrdiff_t saei_linear_stride(const sae_tensor *W, int i) {
+    const ptrdiff_t unit = (ptrdiff_t)sae_dtype_size(W->dtype);
+    const int64_t block = (int64_t)sae_dtype_block(W->dtype);
+    if (block > 1 ? i == 1 : W->shape[i] == 1) return unit;
+    return (ptrdiff_t)(W->stride[i] / block) * unit;
+}
+
 SAE_API sae_result sae_linear_create_tensor(sae_context *ctx, const sae_tensor *W,
                                             const float *bias, bool transposed, sae_linear **out) {
     static const char who[] = "sae_linear_create_tensor";
     const int of_output = transposed ? 1 : 0, of_input = 1 - of_output;
-    ptrdiff_t size;
+    size_t block;
     sae_linear *l;
     if (!ctx || !W || !out || !W->data || W->ndim != 2 || !W->shape[0] || !W->shape[1]
         || W->shape[0] > SIZE_MAX / W->shape[1] / sizeof(double))
         return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: W has %zu dimensions of %llu by %llu, W, its data and out may not be "
+                         "%s: W has %zu dimensions of %llu by %llu; W, its data and out may not be "
                          "NULL, allowed are 2 from 1", who, W ? W->ndim : 0,
                          W ? (unsigned long long)W->shape[0] : 0,
                          W ? (unsigned long long)W->shape[1] : 0);
-    if (W->dtype > SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "%s: W is %s, allowed are F32, F16, BF16 and F64", who,
-                         sae_dtype_name(W->dtype));
+    block = sae_dtype_block(W->dtype);
+    if (W->dtype > SAE_F64 && block == 1)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: W is %s, allowed are F32, F16, BF16, F64 "
+                         "and types of blocks", who, sae_dtype_name(W->dtype));
+    if (W->shape[1] % block || (block > 1 && W->stride[1] != 1) || W->stride[0] % (int64_t)block)
+        return saei_fail(ctx, SAE_ERR_INVALID, "%s: W of %s has %llu elements a row and strides of "
+                         "%lld and %lld, allowed are blocks of %zu one after the other", who,
+                         sae_dtype_name(W->dtype), (unsigned long long)W->shape[1],
+                         (long long)W->stride[0], (long long)W->stride[1], block);
     SAEI_TRY(saei_linear_new(ctx, who, bias, (size_t)W->shape[of_input],
                              (size_t)W->shape[of_output], &l));
-    size = (ptrdiff_t)sae_dtype_size(W->dtype);
     l->dtype = W->dtype == SAE_DTYPE_DEFAULT ? SAE_F32 : W->dtype;
     l->data = (const unsigned char *)W->data;
-    l->output_step = l->outputs > 1 ? (ptrdiff_t)W->stride[of_output] * size : size;
-    l->input_step = l->inputs > 1 ? (ptrdiff_t)W->stride[of_input] * size : size;
+    l->unit = (ptrdiff_t)sae_dtype_size(l->dtype);
+    l->output_step = saei_linear_stride(W, of_output);
+    l->input_step = saei_linear_stride(W, of_input);
+    l->columns = block > 1 ? transposed : l->output_step == l->unit && l->input_step != l->unit;
+    l->widens = !l->columns && l->input_step == l->unit && saei_linear_widens(l->dtype);
+    l->streams = l->widens && saei_linear_streams(l->dtype);
     *out = l;
     return SAE_OK;
 }
@@ -126,115 +160,166 @@ SAE_API void sae_linear_destroy(sae_linear *linear) {
 
 /* ---- apply ---- */
 
-/* Whether rows of W^T lie in one piece and there is a kernel for them. */
-static bool saei_linear_by_columns(const sae_linear *l) {
-    const ptrdiff_t size = (ptrdiff_t)sae_dtype_size(l->dtype);
-    return !l->packed && l->output_step == size && l->input_step != size && l->dtype != SAE_F64;
-}
-
-/* out[0..dim)[48] = the weights of a panel from input k on as floats. */
-static void saei_linear_widen(const sae_linear *l, size_t panel, size_t k, size_t dim,
-                              ptrdiff_t ahead, float *out) {
-    const saei_kernels *kernels = l->ctx->kernels;
-    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-    const size_t size = sae_dtype_size(l->dtype);
-    const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step
-                                + (ptrdiff_t)k * l->input_step;
-    const bool kernel = l->input_step == (ptrdiff_t)size && l->dtype != SAE_F64;
-    if (kernel) {
-        kernels->widen_panel(l->dtype, from, l->output_step, count, dim, ahead, out);
+/* Elements first .. first + n of weights that are `step` bytes apart, or of blocks that are. */
+static void saei_linear_piece(const sae_linear *l, const unsigned char *from, ptrdiff_t step,
+                              size_t first, size_t n, float *out) {
+    const size_t block = sae_dtype_block(l->dtype);
+    if (block == 1) {
+        from += (ptrdiff_t)first * step;
+        if (step == l->unit && saei_linear_streams(l->dtype))
+            l->ctx->kernels->widen(l->dtype, from, n, out);
+        else saei_convert_row(l->dtype, from, step, n, out);
         return;
     }
-    if (count < SAEI_PANEL) memset(out, 0, dim * SAEI_PANEL * sizeof *out);
-    if (saei_linear_by_columns(l)) {
-        for (size_t i = 0; i < dim; i++, from += l->input_step) {
-            for (size_t c = 0; c < count * size; c += 64)
-                SAEI_PREFETCH(from + ahead + c);
-            kernels->widen(l->dtype, from, count, out + i * SAEI_PANEL);
-        }
-    } else {
-        for (size_t j = 0; j < count; j++, from += l->output_step) {
-            float row[SAEI_LINEAR_DEPTH];
-            saei_convert_row(l->dtype, from, l->input_step, dim, row);
-            for (size_t i = 0; i < dim; i++) out[i * SAEI_PANEL + j] = row[i];
-        }
+    for (size_t end = first + n; first < end;) {
+        float whole[SAEI_LINEAR_PIECE];
+        const size_t skip = first % block, some = saei_min(block - skip, end - first);
+        float *to = some == block ? out : whole;
+        saei_dtype_row_to_f32(l->dtype, from, first - skip, block, to);
+        if (to == whole) memcpy(out, whole + skip, some * sizeof *out);
+        first += some;
+        out += some;
     }
 }
 
-/* How far behind the weights of a panel at k lie those that are wanted next, the end of a part
-   being `end`. */
-static ptrdiff_t saei_linear_ahead(const sae_linear *l, size_t panel, size_t end, size_t k,
-                                   size_t depth) {
-    if (k + depth < l->inputs) return (ptrdiff_t)depth * l->input_step;
-    if (panel >= end) return 0;
-    return SAEI_PANEL * l->output_step - (ptrdiff_t)k * l->input_step;
+/* room->panel [dim][48] = the weights of a panel from input k on as floats. */
+static void saei_linear_widen(const sae_linear *l, const saei_linear_room *room, size_t panel,
+                              size_t k, size_t dim, ptrdiff_t ahead) {
+    const saei_kernels *kernels = l->ctx->kernels;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const size_t block = sae_dtype_block(l->dtype);
+    const unsigned char *from = l->data;
+    if (count < SAEI_PANEL) memset(room->panel, 0, dim * SAEI_PANEL * sizeof(float));
+    if (l->columns) {
+        from += (ptrdiff_t)k * l->input_step;
+        for (size_t i = 0; i < dim; i++, from += l->input_step) {
+            const unsigned char *at = from + saei_dtype_bytes(l->dtype, first) + ahead;
+            for (size_t c = 0; c < saei_dtype_bytes(l->dtype, count); c += 64)
+                SAEI_PREFETCH(at + c);
+            saei_linear_piece(l, from, l->unit, first, count, room->panel + i * SAEI_PANEL);
+        }
+        return;
+    }
+    from += (ptrdiff_t)first * l->output_step;
+    if (l->widens && k % block == 0 && dim % block == 0) {
+        kernels->widen_panel(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step, count,
+                             dim, ahead, room->panel);
+        return;
+    }
+    for (size_t g = 0; g < count; g += SAEI_LINEAR_GROUP)
+        for (size_t c = 0; c < dim; c += SAEI_LINEAR_PIECE) {
+            const size_t rows = saei_min(SAEI_LINEAR_GROUP, count - g);
+            const size_t some = saei_min(SAEI_LINEAR_PIECE, dim - c);
+            for (size_t j = 0; j < rows; j++)
+                saei_linear_piece(l, from + (ptrdiff_t)(g + j) * l->output_step, l->input_step,
+                                  k + c, some, room->group + j * some);
+            kernels->widen_panel(SAE_F32, (const unsigned char *)room->group,
+                                 (ptrdiff_t)(some * sizeof(float)), rows, some, 0,
+                                 room->panel + c * SAEI_PANEL + g);
+        }
 }
 
-/* product [rows][48] = x W^T of a panel's inputs from k on, or + that. */
+/* out [rows][48], ld apart, = x W^T of a panel's inputs from k on, or + that. */
 static void saei_linear_product(const saei_linear_task *t, size_t r0, size_t rows, size_t k,
-                                size_t dim, const float *weights, float *product) {
+                                size_t dim, const float *weights, float *out, size_t ld) {
     const saei_kernels *kernels = t->linear->ctx->kernels;
     const size_t inputs = t->linear->inputs;
     const float *x = t->x + r0 * inputs + k;
-    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS) {
+    for (size_t g = 0; g < rows; g += SAEI_TILE_ROWS, out += SAEI_TILE_ROWS * ld) {
+        const size_t some = saei_min(SAEI_TILE_ROWS, rows - g);
         const float *at[SAEI_TILE_ROWS];
         for (size_t i = 0; i < SAEI_TILE_ROWS; i++) at[i] = x + saei_min(g + i, rows - 1) * inputs;
-        if (rows - g > 2) kernels->tile(at, weights, dim, k > 0, product + g * SAEI_PANEL);
+        if (some > 2) kernels->tile(at, some, weights, dim, k > 0, out, ld);
         else
-            for (size_t i = 0; i < rows - g; i++)
-                kernels->tile_row(at[i], weights, dim, k > 0, product + (g + i) * SAEI_PANEL);
+            for (size_t i = 0; i < some; i++)
+                kernels->tile_row(at[i], weights, dim, k > 0, out + i * ld);
     }
 }
 
-/* y of some rows and of the panels from `panel` to `end`, as many at once as there is room for
-   where their weights share cache lines. */
+/* The same from where the weights lie; the next ones wanted are `ahead` bytes behind. */
+static void saei_linear_step(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                             size_t rows, size_t panel, size_t k, size_t dim, ptrdiff_t ahead) {
+    const sae_linear *l = t->linear;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    const bool whole = count == SAEI_PANEL; /* the last panel may go beyond the end of y's rows */
+    float *out = whole ? t->y + r0 * l->outputs + first : room->product;
+    const size_t ld = whole ? l->outputs : SAEI_PANEL;
+    if (l->packed) {
+        const float *weights = l->packed + (panel * l->inputs + k) * SAEI_PANEL;
+        saei_linear_product(t, r0, rows, k, dim, weights, out, ld);
+    } else if (rows == 1 && l->streams) {
+        const unsigned char *from = l->data + (ptrdiff_t)first * l->output_step;
+        l->ctx->kernels->stream(l->dtype, from + saei_dtype_bytes(l->dtype, k), l->output_step,
+                                count, dim, ahead, t->x + r0 * l->inputs + k, k > 0, out);
+    } else {
+        saei_linear_widen(l, room, panel, k, dim, ahead);
+        saei_linear_product(t, r0, rows, k, dim, room->panel, out, ld);
+    }
+}
+
+static void saei_linear_finish(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
+                               size_t rows, size_t panel) {
+    const sae_linear *l = t->linear;
+    const size_t first = panel * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
+    for (size_t r = 0; r < rows; r++) {
+        float *y = t->y + (r0 + r) * l->outputs + first;
+        const float *sums = count == SAEI_PANEL ? y : room->product + r * SAEI_PANEL;
+        l->ctx->kernels->axpy(count, 1, sums, l->bias + first, y);
+    }
+}
+
+/* Where the weights of a panel from input k on begin, in bytes behind those of another. */
+static ptrdiff_t saei_linear_offset(const sae_linear *l, size_t panel, size_t k) {
+    const size_t block = sae_dtype_block(l->dtype), output = panel * SAEI_PANEL;
+    if (l->packed) return 0;
+    if (l->columns) return (ptrdiff_t)k * l->input_step + (ptrdiff_t)(output / block) * l->unit;
+    return (ptrdiff_t)output * l->output_step + (ptrdiff_t)(k / block) * l->input_step;
+}
+
+/* y of some rows and of the panels from `panel` to `end`; y carries the sums from one depth to the
+   next. Many rows go through all panels at a depth, so that x stays in the L2; and so do few where
+   panels share cache lines. Otherwise few rows take a panel after the other, as it lies. */
 static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
                                size_t rows, size_t panel, size_t end) {
     const sae_linear *l = t->linear;
-    const size_t height = saei_ceil_div(rows, SAEI_TILE_ROWS) * SAEI_TILE_ROWS;
-    const size_t most = saei_linear_by_columns(l) ? room->rows / height : 1;
+    const bool few = rows <= SAEI_LINEAR_FEW_ROWS;
+    const size_t most = few && !l->columns ? 1 : end - panel;
+    const size_t least = saei_max(SAEI_LINEAR_L1, l->packed ? 1 : sae_dtype_block(l->dtype));
+    const size_t depth = few ? saei_min(least, room->depth) : room->depth;
     for (size_t next; panel < end; panel = next) {
         next = saei_min(panel + most, end);
-        for (size_t k = 0; k < l->inputs; k += room->depth) {
-            const size_t dim = saei_min(room->depth, l->inputs - k);
+        for (size_t k = 0, dim; k < l->inputs; k += dim) {
+            dim = saei_min(depth, l->inputs - k);
             for (size_t p = panel; p < next; p++) {
-                const float *weights = room->panel;
-                if (l->packed) weights = l->packed + (p * l->inputs + k) * SAEI_PANEL;
-                else
-                    saei_linear_widen(l, p, k, dim, saei_linear_ahead(l, p + most, end, k, dim),
-                                      room->panel);
-                saei_linear_product(t, r0, rows, k, dim, weights,
-                                    room->product + (p - panel) * height * SAEI_PANEL);
+                ptrdiff_t ahead = 0;
+                if (p + 1 < next) ahead = saei_linear_offset(l, p + 1, k);
+                else if (k + dim < l->inputs) ahead = saei_linear_offset(l, panel, k + dim);
+                else if (next < end) ahead = saei_linear_offset(l, next, 0);
+                if (ahead) ahead -= saei_linear_offset(l, p, k);
+                saei_linear_step(t, room, r0, rows, p, k, dim, ahead);
             }
         }
-        for (size_t p = panel; p < next; p++)
-            for (size_t r = 0; r < rows; r++) {
-                const float *product = room->product + ((p - panel) * height + r) * SAEI_PANEL;
-                const size_t first = p * SAEI_PANEL, count = saei_min(SAEI_PANEL, l->outputs - first);
-                l->ctx->kernels->axpy(count, 1, product, l->bias + first,
-                                      t->y + (r0 + r) * l->outputs + first);
-            }
+        for (size_t p = panel; p < next; p++) saei_linear_finish(t, room, r0, rows, p);
     }
 }
 
 static void saei_linear_part(void *arg, size_t part) {
     saei_linear_task *t = (saei_linear_task *)arg;
     const sae_linear *l = t->linear;
-    const size_t groups = saei_ceil_div(l->panels, t->panels);
+    const size_t groups = saei_ceil_div(l->panels, t->panels), group = part % groups;
     const size_t end = saei_part_end(part / groups, t->rows, t->n);
-    const size_t first = part % groups * t->panels, last = saei_part_end(part % groups, t->panels, l->panels);
     saei_block *block = saei_block_take(l->ctx);
     saei_linear_small small;
     saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
-                              small.panel };
-    saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, NULL, NULL };
+                              small.panel, small.group };
     if (block) {
-        large.product = block->product;
-        large.panel = block->panel;
+        saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, block->product,
+                                   block->panel, block->value };
         room = large;
     }
     for (size_t r = part / groups * t->rows; r < end; r += room.rows)
-        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), first, last);
+        saei_linear_panels(t, &room, r, saei_min(room.rows, end - r), group * t->panels,
+                           saei_part_end(group, t->panels, l->panels));
     saei_block_leave(block);
 }
 

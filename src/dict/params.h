@@ -1,182 +1,104 @@
 #pragma once
 #include "../base/random.h"
 #include "../kernels/table.h"
-#include "dictionary.h"
+#include "gate.h"
 
 /* ==== >>dictionary: parameters ================================================================ */
 
-SAE_API const char *sae_arch_name(sae_arch arch) {
-    switch (arch) {
-#define SAE_X(name, value, text) case name: return text;
-        SAE_ARCHS(SAE_X)
-#undef SAE_X
-    case SAE_ARCH_DEFAULT: break;
+/* An encode of rows x [n][ld] by dict; what only some selections need is left to be added. */
+static sae_encode_args saei_encode_args_of(const sae_dictionary *dict, sae_select select,
+                                           const float *x, size_t n) {
+    sae_encode_args a;
+    memset(&a, 0, sizeof a);
+    a.x = x;
+    a.W = dict->W_enc;
+    a.bias = dict->b_enc;
+    a.n = n;
+    a.d = dict->desc.activation_dim;
+    a.ld = dict->ld;
+    a.m = dict->desc.dict_size;
+    a.select = select;
+    a.k = dict->desc.k;
+    return a;
+}
+
+/* A batch class whose layers have codes, and so thresholds, of their own. */
+static bool saei_has_thresholds(const sae_dictionary_desc *desc) {
+    return desc->layer_codes && desc->arch == SAE_ARCH_BATCH_TOP_K;
+}
+
+/* The next `rows` times `cols` floats of a block of which *at are used. at SIZE_MAX: more than
+   there can be. base NULL: nothing is there yet. */
+static float *saei_param_piece(float *base, size_t *at, size_t rows, size_t cols) {
+    size_t here = *at, size;
+    if (here == SIZE_MAX || !saei_mul(rows, cols, &size) || !saei_add(here, size, at)
+        || *at > SIZE_MAX / 8)
+        *at = SIZE_MAX;
+    return base && *at != SIZE_MAX ? base + here : NULL;
+}
+
+/* Points the named arrays of dict, whose desc is set, into a block of its layout; with params NULL
+   they are NULL. How many floats it has; SIZE_MAX if there can be no such block. */
+static size_t saei_dictionary_place(sae_dictionary *dict, float *params) {
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t out = saei_output_dim(h), ld = saei_align16(h->activation_dim);
+    const size_t m = saei_align16(h->dict_size), layers = saei_align16(saei_layers(h));
+    size_t at = 0;
+    bool gated = h->arch == SAE_ARCH_GATED, tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
+    dict->params = params;
+    dict->ld = ld;
+    dict->ld_out = saei_align16(out);
+    if (h->arch == SAE_ARCH_IDENTITY) return 0;
+    if (!tied) dict->W_enc = saei_param_piece(params, &at, h->dict_size, ld);
+    dict->W_dec = saei_param_piece(params, &at, h->dict_size, dict->ld_out);
+    if (tied) dict->W_enc = dict->W_dec;
+    dict->b_enc = saei_param_piece(params, &at, 1, m);
+    if (gated || h->arch == SAE_ARCH_JUMP_RELU) dict->aux0 = saei_param_piece(params, &at, 1, m);
+    if (gated) dict->aux1 = saei_param_piece(params, &at, 1, m);
+    dict->b_dec = saei_param_piece(params, &at, 1, dict->ld_out);
+    if (h->skip) dict->W_skip = saei_param_piece(params, &at, out, ld);
+    if (h->glu) {
+        dict->W_glu = saei_param_piece(params, &at, h->dict_size, ld);
+        dict->b_glu = saei_param_piece(params, &at, 1, m);
     }
-    return "default";
-}
-
-static bool saei_arch_selects(sae_arch arch) { /* has k, threshold and a rule */
-    return arch == SAE_ARCH_TOP_K || arch == SAE_ARCH_BATCH_TOP_K || arch == SAE_ARCH_MATRYOSHKA;
-}
-
-/* The input of the encoder is x - b_dec. */
-static bool saei_subtracts(const sae_dictionary_desc *desc) {
-    return ((desc->arch == SAE_ARCH_STANDARD || desc->arch == SAE_ARCH_GATED
-             || saei_arch_selects(desc->arch))
-            && !desc->no_b_dec_subtraction)
-           || (desc->arch == SAE_ARCH_JUMP_RELU && desc->subtract_b_dec);
-}
-
-static size_t saei_output_dim(const sae_dictionary_desc *desc) {
-    return desc->output_dim ? desc->output_dim : desc->activation_dim;
-}
-
-/* One of dictionary_learning's eight classes as it is. */
-static bool saei_is_plain(const sae_dictionary_desc *desc) {
-    return !desc->no_b_dec_subtraction && !desc->activation && !desc->input_norm && !desc->skip
-           && desc->k_fraction == 0 && saei_output_dim(desc) == desc->activation_dim;
-}
-
-/* The variations of desc that its class does not have. */
-static sae_result saei_variations_check(const sae_context *ctx, const char *who,
-                                        const sae_dictionary_desc *desc) {
-    const sae_arch arch = desc->arch;
-    const char *name = sae_arch_name(arch);
-    bool relu = arch == SAE_ARCH_STANDARD || arch == SAE_ARCH_STANDARD_NEW;
-    if (desc->activation < SAE_ACTIVATION_POSITIVE || desc->activation > SAE_ACTIVATION_GROUP_MAX
-        || (desc->activation && arch != SAE_ARCH_TOP_K
-            && !(relu && desc->activation == SAE_ACTIVATION_SIGNED)))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: activation is %d, allowed are 0, with AutoEncoder and "
-                         "AutoEncoderNew 1, with AutoEncoderTopK 1 to 3; arch is %s",
-                         who, (int)desc->activation, name);
-    if (desc->activation == SAE_ACTIVATION_GROUP_MAX && desc->dict_size % desc->k)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: k is %zu, group max needs a divisor of dict_size, "
-                         "%zu",
-                         who, desc->k, desc->dict_size);
-    if (desc->k_fraction != 0
-        && (!(desc->k_fraction > 0 && desc->k_fraction < 1)
-            || (arch != SAE_ARCH_BATCH_TOP_K && arch != SAE_ARCH_MATRYOSHKA)))
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k_fraction is %g, allowed are 0 and, with the "
-                         "batch classes, numbers below 1; arch is %s", who, desc->k_fraction, name);
-    if (desc->input_norm < SAE_INPUT_NORM_NONE || desc->input_norm > SAE_INPUT_NORM_LAYER)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: input_norm is %d, allowed are 0 to %d", who,
-                         (int)desc->input_norm, (int)SAE_INPUT_NORM_LAYER);
-    if (desc->output_dim > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, allowed are 0 to %d", who,
-                         desc->output_dim, INT32_MAX);
-    if (desc->subtract_b_dec && arch != SAE_ARCH_JUMP_RELU)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: subtract_b_dec is a field of JumpReluAutoEncoder, "
-                         "arch is %s",
-                         who, name);
-    if (desc->no_b_dec_subtraction && (arch == SAE_ARCH_JUMP_RELU || arch == SAE_ARCH_STANDARD_NEW))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: no_b_dec_subtraction is set, but %s keeps b_dec anyway", who, name);
-    if (arch == SAE_ARCH_IDENTITY && !saei_is_plain(desc))
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: IdentityDict has no variations", who);
-    if (saei_output_dim(desc) == desc->activation_dim) return SAE_OK;
-    if (saei_subtracts(desc) || (desc->input_norm && !desc->output_normalized))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: output_dim is %zu and activation_dim %zu: x can "
-                         "neither lose b_dec (no_b_dec_subtraction) nor x_hat get its norm back "
-                         "(output_normalized)",
-                         who, desc->output_dim, desc->activation_dim);
-    return SAE_OK;
-}
-
-static sae_result saei_dictionary_check(const sae_context *ctx, const char *who,
-                                        const sae_dictionary_desc *desc) {
-    size_t sum = 0;
-    if (desc->arch < SAE_ARCH_STANDARD || desc->arch > SAE_ARCH_IDENTITY)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: arch is %d, allowed are SAE_ARCH_STANDARD (%d) to "
-                         "SAE_ARCH_IDENTITY (%d)",
-                         who, (int)desc->arch, (int)SAE_ARCH_STANDARD, (int)SAE_ARCH_IDENTITY);
-    if (!desc->activation_dim || desc->activation_dim > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: activation_dim is %zu, allowed are 1 to %d",
-                         who, desc->activation_dim, INT32_MAX);
-    if (!desc->dict_size || desc->dict_size > INT32_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: dict_size is %zu, allowed are 1 to %d", who,
-                         desc->dict_size, INT32_MAX);
-    if (desc->arch == SAE_ARCH_IDENTITY && desc->dict_size != desc->activation_dim)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: dict_size is %zu, IdentityDict has activation_dim, %zu", who,
-                         desc->dict_size, desc->activation_dim);
-    if (saei_arch_selects(desc->arch) && (!desc->k || desc->k > desc->dict_size))
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu", who,
-                         desc->k, desc->dict_size);
-    SAEI_TRY(saei_variations_check(ctx, who, desc));
-    if (desc->arch != SAE_ARCH_MATRYOSHKA && desc->num_groups)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "%s: num_groups is %zu, only MatryoshkaBatchTopKSAE has "
-                         "groups; arch is %s",
-                         who, desc->num_groups, sae_arch_name(desc->arch));
-    if (desc->arch != SAE_ARCH_MATRYOSHKA) return SAE_OK;
-    if (!desc->num_groups || desc->num_groups > SAE_MAX_GROUPS)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: num_groups is %zu, allowed are 1 to %d", who,
-                         desc->num_groups, SAE_MAX_GROUPS);
-    for (size_t i = 0; i < desc->num_groups; i++) {
-        if (!desc->group_sizes[i] || desc->group_sizes[i] > desc->dict_size)
-            return saei_fail(ctx, SAE_ERR_INVALID, "%s: group_sizes[%zu] is %zu, allowed are 1 to "
-                             "dict_size, %zu", who, i, desc->group_sizes[i], desc->dict_size);
-        sum += desc->group_sizes[i];
+    if (h->gate) dict->gate = saei_param_piece(params, &at, 1, saei_align16(saei_num_codes(h)));
+    if (saei_has_thresholds(h)) dict->thresholds = saei_param_piece(params, &at, 1, layers);
+    if (h->normalizer) {
+        dict->mean = saei_param_piece(params, &at, 1, ld);
+        dict->scale = saei_param_piece(params, &at, 1, layers);
+        dict->output_scale = saei_param_piece(params, &at, 1, layers);
     }
-    if (sum != desc->dict_size)
-        return saei_fail(ctx, SAE_ERR_INVALID, "%s: group_sizes sum to %zu, dict_size is %zu", who,
-                         sum, desc->dict_size);
-    return SAE_OK;
+    return at;
 }
 
 /* Floats of the parameter block; SIZE_MAX if there can be no such block. */
 static size_t saei_param_count(const sae_dictionary_desc *desc) {
-    size_t ld = saei_align16(desc->activation_dim), m = saei_align16(desc->dict_size), matrices,
-           all, out = saei_output_dim(desc), ld_out = saei_align16(out), skip = 0;
-    if (desc->arch == SAE_ARCH_IDENTITY) return 0;
-    if (!saei_mul(desc->dict_size, ld + ld_out, &matrices)
-        || !saei_add(matrices, 3 * m + ld_out, &all)
-        || (desc->skip && (!saei_mul(out, ld, &skip) || !saei_add(all, skip, &all)))
-        || all > SIZE_MAX / 8)
-        return SIZE_MAX;
-    return all - (desc->arch == SAE_ARCH_GATED ? 0 : desc->arch == SAE_ARCH_JUMP_RELU ? m : 2 * m);
-}
-
-/* Points the named arrays of dict into a block of its layout. */
-static void saei_dictionary_place(sae_dictionary *dict, float *params) {
-    size_t m = saei_align16(dict->desc.dict_size);
-    float *at = params;
-    dict->params = params;
-    dict->ld_out = saei_align16(saei_output_dim(&dict->desc));
-    if (!params) return;
-    dict->W_enc = at;
-    at += dict->desc.dict_size * dict->ld;
-    dict->W_dec = at;
-    at += dict->desc.dict_size * dict->ld_out;
-    dict->b_enc = at;
-    at += m;
-    if (dict->desc.arch == SAE_ARCH_GATED || dict->desc.arch == SAE_ARCH_JUMP_RELU) {
-        dict->aux0 = at;
-        at += m;
-    }
-    if (dict->desc.arch == SAE_ARCH_GATED) {
-        dict->aux1 = at;
-        at += m;
-    }
-    dict->b_dec = at;
-    if (dict->desc.skip) dict->W_skip = at + dict->ld_out;
+    sae_dictionary dict;
+    memset(&dict, 0, sizeof dict);
+    dict.desc = *desc;
+    return saei_dictionary_place(&dict, NULL);
 }
 
 /* All parameters to 0, but not the rows of W_enc and W_dec, only what pads them. */
 static void saei_dictionary_clear_rest(sae_dictionary *dict) {
-    const size_t m = dict->desc.dict_size, matrices = m * (dict->ld + dict->ld_out);
+    const size_t m = dict->desc.dict_size;
     const size_t d = dict->desc.activation_dim, out = dict->desc.output_dim;
+    size_t matrices;
     if (!dict->params) return;
+    matrices = (size_t)(dict->b_enc - dict->params);
     for (size_t i = 0; i < m && d < dict->ld; i++)
         memset(dict->W_enc + i * dict->ld + d, 0, (dict->ld - d) * sizeof(float));
     for (size_t i = 0; i < m && out < dict->ld_out; i++)
         memset(dict->W_dec + i * dict->ld_out + out, 0, (dict->ld_out - out) * sizeof(float));
     memset(dict->params + matrices, 0, (dict->num_params - matrices) * sizeof(float));
+}
+
+/* What begins with another value than 0. */
+static void saei_dictionary_begin(sae_dictionary *dict) {
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        if (dict->thresholds) dict->thresholds[l] = -1;
+        if (dict->scale) dict->scale[l] = dict->output_scale[l] = 1;
+    }
 }
 
 /* saei_dictionary_new, but for the rows of W_enc and W_dec, which the caller fills: a large one
@@ -200,7 +122,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->ctx = ctx;
     dict->desc = *desc;
     dict->desc.output_dim = saei_output_dim(desc);
-    dict->ld = saei_align16(desc->activation_dim);
+    dict->desc.layers = saei_layers(desc);
     dict->num_params = count;
     dict->threshold = saei_arch_selects(desc->arch) ? -1.0f : 0.0f;
     dict->rule = desc->arch == SAE_ARCH_TOP_K ? SAE_RULE_TOP_K
@@ -211,6 +133,7 @@ static sae_result saei_dictionary_unset(sae_context *ctx, const char *who,
     dict->origin.k = desc->k;
     saei_dictionary_place(dict, params);
     saei_dictionary_clear_rest(dict);
+    saei_dictionary_begin(dict);
     *out = dict;
     return SAE_OK;
 }
@@ -221,6 +144,7 @@ static sae_result saei_dictionary_new(sae_context *ctx, const char *who,
                                       const sae_dictionary_desc *desc, sae_dictionary **out) {
     SAEI_TRY(saei_dictionary_unset(ctx, who, desc, out));
     if ((*out)->params) memset((*out)->params, 0, (*out)->num_params * sizeof(float));
+    saei_dictionary_begin(*out);
     return SAE_OK;
 }
 
@@ -257,7 +181,8 @@ static void saei_dictionary_init_part(void *arg, size_t part) {
         }
         norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
         for (size_t c = 0; c < d; c++) row[c] = row[c] / norm * length;
-        memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
+        if (dict->W_enc != dict->W_dec)
+            memcpy(dict->W_enc + i * dict->ld, row, saei_min(d, h->activation_dim) * sizeof *row);
     }
 }
 
@@ -273,6 +198,7 @@ static void saei_dictionary_init(sae_dictionary *dict) {
     }
     if (h->arch == SAE_ARCH_JUMP_RELU)
         for (size_t i = 0; i < h->dict_size; i++) dict->aux0[i] = 0.001f;
+    saei_gate_update(dict);
 }
 
 SAE_API sae_result sae_dictionary_create(sae_context *ctx, const sae_dictionary_desc *desc,
@@ -327,6 +253,10 @@ SAE_API sae_result sae_dictionary_set_rule(sae_dictionary *dict, sae_rule rule) 
     return SAE_OK;
 }
 
+SAE_API size_t sae_dictionary_num_latents(const sae_dictionary *dict) {
+    return saei_num_codes(&dict->desc);
+}
+
 SAE_API sae_rule sae_dictionary_rule(const sae_dictionary *dict) { return dict->rule; }
 
 SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t active_groups) {
@@ -340,15 +270,17 @@ SAE_API sae_result sae_dictionary_set_active_groups(sae_dictionary *dict, size_t
     return SAE_OK;
 }
 
-SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) { return dict->threshold; }
+SAE_API float sae_dictionary_threshold(const sae_dictionary *dict) {
+    return dict->thresholds ? dict->thresholds[0] : dict->threshold;
+}
 
 SAE_API const float *sae_dictionary_decoder_row(const sae_dictionary *dict, size_t latent) {
-    if (!dict || !dict->W_dec || latent >= dict->desc.dict_size) return NULL;
-    return dict->W_dec + latent * dict->ld_out;
+    if (!dict || !dict->W_dec || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_dec + latent % dict->desc.dict_size * dict->ld_out;
 }
 SAE_API const float *sae_dictionary_encoder_row(const sae_dictionary *dict, size_t latent) {
-    return dict && dict->W_enc && latent < dict->desc.dict_size ? dict->W_enc + latent * dict->ld
-                                                                : NULL;
+    if (!dict || !dict->W_enc || latent >= saei_num_codes(&dict->desc)) return NULL;
+    return dict->W_enc + latent % dict->desc.dict_size * dict->ld;
 }
 
 SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale) {
@@ -359,10 +291,11 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
-    if (dict->desc.input_norm)
+    if (dict->desc.input_norm || dict->desc.normalizer || dict->desc.glu)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_dictionary_scale_biases: the dictionary "
-                         "has an input_norm, which takes rows of any scale already");
+                         "sae_dictionary_scale_biases: the dictionary has %s",
+                         dict->desc.glu ? "a glu, which is not linear in its input"
+                                        : "an input_norm or a normalizer, which sets the scale");
     m = dict->desc.dict_size;
     if (dict->desc.arch == SAE_ARCH_IDENTITY) return SAE_OK;
     saei_prepared_drop(dict);
@@ -373,13 +306,9 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
     if (dict->desc.arch == SAE_ARCH_GATED)
         for (size_t i = 0; i < m; i++) dict->aux1[i] *= scale; /* r_mag is no bias */
     if (saei_arch_selects(dict->desc.arch) && dict->threshold >= 0) dict->threshold *= scale;
+    for (size_t l = 0; dict->thresholds && l < dict->desc.layers; l++)
+        if (dict->thresholds[l] >= 0) dict->thresholds[l] *= scale;
     return SAE_OK;
-}
-
-/* Work over all latents in parts of 64. */
-enum { SAEI_PART_LATENTS = 64 };
-static void saei_each_latent(const sae_dictionary *dict, saei_part_fn fn, void *arg) {
-    saei_parallel(dict->ctx, saei_ceil_div(dict->desc.dict_size, SAEI_PART_LATENTS), fn, arg);
 }
 
 typedef struct saei_unit_job {
@@ -432,6 +361,18 @@ static void saei_fold_decoder_part(void *arg, size_t part) {
 static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_prepared_drop(dict);
     saei_each_latent(dict, saei_fold_decoder_part, dict);
+}
+
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
 }
 
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {

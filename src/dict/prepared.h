@@ -37,12 +37,6 @@ struct saei_prepared {
     saei_prepared_slot *slots;
 };
 
-/* The next piece of base; NULL where there is none yet, and only `at` moves on. */
-static void *saei_prepared_piece(unsigned char *base, size_t *at, size_t count, size_t size) {
-    size_t offset = saei_place(at, count, size);
-    return base ? base + offset : NULL;
-}
-
 /* Sets p's pieces in base; returns the bytes needed (SIZE_MAX: more than there can be). */
 static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
                                    saei_prepared *p) {
@@ -53,28 +47,25 @@ static size_t saei_prepared_layout(const sae_dictionary *dict, unsigned char *b,
     p->capacity = saei_align16(saei_min(4 * k, m) + 4 * SAEI_PANEL);
     if (!saei_mul(panels * SAEI_PANEL, dict->ld, &width)) return SIZE_MAX;
     saei_place(&at, 1, sizeof(saei_prepared));
-    p->panels = (float *)saei_prepared_piece(b, &at, width / 2, sizeof(float));
-    p->screen = (float *)saei_prepared_piece(b, &at, saei_screen_floats(m), sizeof(float));
-    p->refused = (uint32_t *)saei_prepared_piece(b, &at, panels, sizeof(uint32_t));
-    p->slots = (saei_prepared_slot *)saei_prepared_piece(b, &at, p->num_slots,
-                                                         sizeof(saei_prepared_slot));
+    p->panels = (float *)saei_piece(b, &at, width / 2, sizeof(float));
+    p->screen = (float *)saei_piece(b, &at, saei_screen_floats(m), sizeof(float));
+    p->refused = (uint32_t *)saei_piece(b, &at, panels, sizeof(uint32_t));
+    p->slots = (saei_prepared_slot *)saei_piece(b, &at, p->num_slots, sizeof(saei_prepared_slot));
     for (size_t i = 0; i < p->num_slots; i++) {
         saei_prepared_slot none, *s = &none;
         if (b) s = &p->slots[i];
         memset(s, 0, sizeof *s);
-        s->x = (float *)saei_prepared_piece(b, &at, rows * dict->ld, sizeof(float));
-        s->count = (uint32_t *)saei_prepared_piece(b, &at, rows, sizeof(uint32_t));
-        s->latent = (uint32_t *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(uint32_t));
-        s->pre = (float *)saei_prepared_piece(b, &at, rows * p->stride, sizeof(float));
-        s->least = (double *)saei_prepared_piece(b, &at, 1, sizeof(double));
-        s->begin = (size_t *)saei_prepared_piece(b, &at, rows + 1, sizeof(size_t));
-        s->top_value = (float *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                    sizeof(float));
-        s->top_latent = (uint32_t *)saei_prepared_piece(b, &at, (rows + 1) * p->capacity,
-                                                        sizeof(uint32_t));
+        s->x = (float *)saei_piece(b, &at, rows * dict->ld, sizeof(float));
+        s->count = (uint32_t *)saei_piece(b, &at, rows, sizeof(uint32_t));
+        s->latent = (uint32_t *)saei_piece(b, &at, rows * p->stride, sizeof(uint32_t));
+        s->pre = (float *)saei_piece(b, &at, rows * p->stride, sizeof(float));
+        s->least = (double *)saei_piece(b, &at, 1, sizeof(double));
+        s->begin = (size_t *)saei_piece(b, &at, rows + 1, sizeof(size_t));
+        s->top_value = (float *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(float));
+        s->top_latent = (uint32_t *)saei_piece(b, &at, (rows + 1) * p->capacity, sizeof(uint32_t));
     }
-    p->words = (int16_t *)saei_prepared_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
-                                              sizeof(int16_t));
+    p->words = (int16_t *)saei_piece(b, &at, p->num_slots * SAEI_ENCODE_ROWS * dict->ld,
+                                     sizeof(int16_t));
     for (size_t i = 0; b && i < p->num_slots; i++)
         p->slots[i].words = p->words + i * SAEI_ENCODE_ROWS * dict->ld;
     return at;
@@ -102,27 +93,21 @@ static saei_encode_job saei_prepared_job(const sae_dictionary *dict, const saei_
     return job;
 }
 
-static sae_encode_args saei_prepared_args(const sae_dictionary *dict) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.d = dict->desc.activation_dim;
-    a.ld = dict->ld;
-    a.m = dict->desc.dict_size;
-    a.k = dict->desc.k;
-    a.select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
-               : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
-               : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
-               : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
-                                                       : SAE_SELECT_POSITIVE;
+static sae_encode_args saei_prepared_args(const sae_dictionary *dict, const float *x, size_t n) {
+    sae_select select = dict->rule == SAE_RULE_TOP_K            ? SAE_SELECT_TOP_K
+                        : dict->desc.arch == SAE_ARCH_JUMP_RELU ? SAE_SELECT_WINDOW
+                        : dict->desc.arch == SAE_ARCH_GATED     ? SAE_SELECT_GATE
+                        : saei_arch_selects(dict->desc.arch)    ? SAE_SELECT_BATCH_TOP_K
+                                                                : SAE_SELECT_POSITIVE;
+    sae_encode_args a = saei_encode_args_of(dict, select, x, n);
     a.theta = dict->aux0; /* of WINDOW, with bandwidth 0: p > theta */
     return a;
 }
 
 static bool saei_prepares(const sae_dictionary *dict) {
     return dict->ctx->kernels->screen && dict->desc.arch != SAE_ARCH_IDENTITY
-           && !dict->desc.activation
+           && dict->desc.arch != SAE_ARCH_MATCHING_PURSUIT && !dict->desc.activation
+           && !saei_is_shaped(&dict->desc)
            && saei_screen_fits(dict->desc.activation_dim, dict->desc.dict_size)
            && !(dict->rule == SAE_RULE_TOP_K
                 && (dict->desc.arch != SAE_ARCH_TOP_K
@@ -145,7 +130,7 @@ SAE_API sae_result sae_dictionary_prepare(sae_dictionary *dict) {
                          bytes);
     memset(p, 0, bytes);
     saei_prepared_layout(dict, (unsigned char *)p, p);
-    a = saei_prepared_args(dict);
+    a = saei_prepared_args(dict, NULL, 0);
     job = saei_prepared_job(dict, p, &p->slots[0], &a); /* its words: those of all workers */
     if (saei_screen_pack(&job)) dict->prepared = p;
     else saei_free(dict->ctx, p);
@@ -168,7 +153,7 @@ static void saei_prepared_leave(saei_prepared *p, saei_prepared_slot *slot, bool
 static saei_prepared_slot *saei_prepared_take(const saei_infer *q) {
     saei_prepared *p = q->dict->prepared;
     saei_prepared_slot *slot = NULL;
-    if (!p || q->W || q->list || q->ghost || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
+    if (!p || q->W || q->list || q->n < SAEI_TILE_ROWS || !saei_prepares(q->dict))
         return NULL;
     saei_lock(&p->lock);
     for (size_t i = 0; p->overruns < SAEI_PREPARED_OVERRUNS && i < p->num_slots && !slot; i++)
@@ -212,8 +197,10 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     if (!slot) return NULL;
     for (size_t r = 0; r < rows; r++) {
         float *to = slot->x + r * dict->ld;
-        saei_norm norm = saei_row_norm(dict, &q->x, r0 + r);
-        const float *x = saei_infer_row(q, r0 + r, 0, d, &norm, to);
+        saei_norm norms[SAEI_SMALL_ROWS / 2];
+        const float *x;
+        saei_infer_norms(q, r0 + r, 1, norms);
+        x = saei_infer_row(q, r0 + r, 0, d, norms, to);
         if (x != to) memcpy(to, x, d * sizeof *x);
     }
     memset(&code, 0, sizeof code);
@@ -222,9 +209,7 @@ static saei_prepared_slot *saei_prepared_rows(const saei_infer *q, size_t r0, si
     code.count = slot->count;
     code.latent = slot->latent;
     code.pre = slot->pre;
-    a = saei_prepared_args(dict);
-    a.x = slot->x;
-    a.n = rows;
+    a = saei_prepared_args(dict, slot->x, rows);
     job = saei_prepared_job(dict, p, slot, &a);
     job.code = &code;
     if (a.select == SAE_SELECT_TOP_K) job.cut = slot->warm;
@@ -266,7 +251,7 @@ static void saei_prepared_give(const saei_infer *q, size_t r0, size_t rows,
 /* Rows by the exact path. */
 static SAEI_NOINLINE void saei_infer_exact(const saei_infer *q, size_t r0, size_t rows) {
     saei_small_block small;
-    saei_room room = saei_room_take(q->dict->ctx, &small);
+    saei_room room = saei_infer_room(q->dict, &small);
     bool top = q->sparse && q->dict->rule == SAE_RULE_TOP_K;
     for (size_t r = 0, some; r < rows; r += some) {
         some = saei_min(room.rows, rows - r);

@@ -43,6 +43,8 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
                 q->dict->ctx->kernels->axpy(SAEI_PANEL, 1, product, bias, f);
                 q->dict->ctx->kernels->over(SAEI_PANEL, f, cut, f);
             }
+            for (size_t j = 0; q->dict->gate && !q->top_k && j < count; j++)
+                f[j] = saei_ungate(q->dict, q->list ? q->list[first + j] : first + j, f[j]);
             for (size_t j = 0; !plain && j < count; j++) {
                 size_t i = q->list ? q->list[first + j] : first + j;
                 f[j] = saei_infer_value(q->dict, i, product[j], q->top_k);
@@ -54,17 +56,21 @@ static void saei_infer_rows(const saei_infer *q, const saei_room *room, size_t r
     }
     for (size_t r = 0; q->sparse && !q->exact && r < rows; r++)
         q->sparse->row_begin[r0 + r + 1] = found[r]; /* a count, for now */
-    for (size_t r = r0; q->dense && q->top_k && q->share && r < r0 + rows; r++) {
-        if (q->dict->desc.activation) saei_dense_varied_row(q, r);
+    for (size_t r = r0; q->dense && q->top_k && q->k && r < r0 + rows; r++) {
+        if (q->dict->desc.activation)
+            saei_dense_varied(q->dict->desc.activation, q->dense + r * q->count, q->count,
+                              q->k);
         else saei_dense_top_row(q, r);
     }
 }
 
-static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, bool arrays,
-                                   size_t n, size_t width) {
+/* missing: the array that is NULL, NULL where none is; that of no rows is not missed. */
+static sae_result saei_infer_check(const sae_dictionary *dict, const char *who,
+                                   const char *missing, size_t n, size_t width) {
     size_t all;
     if (!dict) return SAE_ERR_INVALID;
-    if (!arrays) return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: an array is NULL", who);
+    if (n && missing)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: %s is NULL", who, missing);
     width = saei_max(width, saei_output_dim(&dict->desc));
     if (!saei_mul(n, saei_max(width, dict->desc.activation_dim), &all) || all > SIZE_MAX / 8)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: n is %zu rows, too many to address", who,
@@ -72,25 +78,35 @@ static sae_result saei_infer_check(const sae_dictionary *dict, const char *who, 
     return SAE_OK;
 }
 
-/* The same for a call with rows of x; *out is x with the defaults set. */
+/* The same for a call with rows of x, missing: among its other arrays; *out is x with the defaults
+   set. */
 static sae_result saei_infer_check_rows(const sae_dictionary *dict, const char *who,
-                                        const sae_rows *x, bool arrays, size_t n, size_t width,
-                                        sae_rows *out) {
-    SAEI_TRY(saei_infer_check(dict, who, arrays, n, width));
-    *out = *x;
+                                        const sae_rows *x, const char *missing, size_t n,
+                                        size_t width, sae_rows *out) {
+    SAEI_TRY(saei_infer_check(dict, who, !x ? "x" : !x->data ? "x.data" : missing, n, width));
+    memset(out, 0, sizeof *out);
+    if (x) *out = *x;
     if (!out->dtype) out->dtype = SAE_F32;
     if (!out->stride) out->stride = dict->desc.activation_dim;
     if (out->dtype > SAE_BF16 || out->dtype < SAE_F32)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.dtype is %d (%s), allowed are F32, F16 "
-                         "and BF16", who, (int)x->dtype, sae_dtype_name(x->dtype));
+                         "and BF16", who, (int)out->dtype, sae_dtype_name(out->dtype));
     if (out->stride < dict->desc.activation_dim || (n && out->stride > SIZE_MAX / 8 / n))
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.stride is %zu, allowed are "
-                         "activation_dim, %zu, and more that memory can hold", who, x->stride,
+                         "activation_dim, %zu, and more that memory can hold", who, out->stride,
                          dict->desc.activation_dim);
     if (out->on_device)
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: x.on_device is set, allowed are rows in "
                          "host memory; a session takes those of a device", who);
     return SAE_OK;
+}
+
+/* What is NULL of lists to be written, which are an argument called out; NULL where nothing is. */
+static const char *saei_sparse_missing(const sae_sparse *out) {
+    if (!out) return "out";
+    if (!out->row_begin) return "out.row_begin";
+    if (!out->capacity) return NULL;
+    return !out->latent ? "out.latent" : !out->value ? "out.value" : NULL;
 }
 
 /* Lists of whole rows, each at its own place, moved together. */

@@ -39,8 +39,10 @@ static void saei_steer_count(const saei_steer_job *job, const saei_infer *q,
                              const saei_steer_room *w, size_t r0, size_t rows, size_t begin,
                              size_t end) {
     const sae_dictionary *dict = job->dict;
-    bool grouped = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
-    size_t m = dict->desc.dict_size, group = grouped ? m / dict->desc.k : m;
+    bool maxima = dict->desc.activation == SAE_ACTIVATION_GROUP_MAX;
+    bool grouped = maxima || saei_choices(&dict->desc) > 1;
+    size_t m = saei_num_codes(&dict->desc);
+    size_t group = maxima ? m / dict->desc.k : m / saei_choices(&dict->desc);
     memset(w->before, 0, rows * (end - begin) * sizeof *w->before);
     for (size_t first = 0; first < m; first += SAEI_PANEL) {
         size_t width = saei_min(SAEI_PANEL, m - first);
@@ -104,6 +106,8 @@ static void saei_steer_encode(const saei_steer_job *job, const saei_steer_room *
     }
     q.list = NULL;
     if (job->ranks && candidates) saei_steer_rank(job, &q, w, r0, rows);
+    for (size_t i = 0; dict->gate && i < rows * count; i++)
+        w->f[i] = saei_ungate(dict, job->list[i % count].latent, w->f[i]);
 }
 
 static float saei_steer_change(const sae_steering *s, float f) {
@@ -153,36 +157,50 @@ static void saei_steer_columns(const saei_steer_job *job, const float *f, size_t
     }
 }
 
-/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale brings
-   what is decoded to the units of x. */
-static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, float scale,
+/* sum [width] of what f [count] adds to columns c on, of layer l where layers have codes of their
+   own. */
+static SAEI_NOINLINE void saei_steer_sum(const saei_steer_job *job, const float *f, size_t l,
+                                         size_t c, size_t width, float *sum) {
+    uint32_t latent[SAEI_STEER_ENTRIES];
+    float value[SAEI_STEER_ENTRIES];
+    size_t held = 0;
+    memset(sum, 0, width * sizeof *sum);
+    for (size_t j = 0; j < job->count; j++) {
+        if (f[j] != 0) {
+            latent[held] = job->list[j].latent;
+            value[held++] = f[j];
+        }
+        if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
+        saei_decode_list(job->dict, latent, value, held, l, c, width, sum);
+        held = 0;
+    }
+}
+
+/* One row; f [count] becomes what is added of each. Latents in the order of the list; scale
+   [layers] brings what is decoded to the units of x. */
+static SAEI_NOINLINE void saei_steer_row(const saei_steer_job *job, float *f, const float *scale,
                                          size_t r) {
     const sae_dictionary *dict = job->dict;
-    size_t d = dict->desc.activation_dim, any = 0;
-    uint32_t latent[SAEI_STEER_ENTRIES];
-    float value[SAEI_STEER_ENTRIES], sum[SAEI_DECODE_COLUMNS];
+    const bool apart = dict->desc.layers > 1, normed = dict->desc.input_norm != 0;
+    const size_t d = dict->desc.activation_dim, part = apart ? d / dict->desc.layers : d;
+    float sum[SAEI_DECODE_COLUMNS];
+    size_t any = 0;
     for (size_t j = 0; j < job->count; j++) {
-        f[j] = saei_steer_change(job->list + j, f[j]) * scale;
+        f[j] = saei_steer_change(job->list + j, f[j]) * (apart ? 1 : *scale);
         any += f[j] != 0;
     }
     if (dict->desc.arch == SAE_ARCH_IDENTITY) {
         saei_steer_columns(job, f, r);
         return;
     }
-    for (size_t c = 0; any && c < dict->ld_out; c += SAEI_DECODE_COLUMNS) {
-        size_t width = saei_min(SAEI_DECODE_COLUMNS, dict->ld_out - c), held = 0;
-        memset(sum, 0, width * sizeof *sum);
-        for (size_t j = 0; j < job->count; j++) {
-            if (f[j] != 0) {
-                latent[held] = job->list[j].latent;
-                value[held++] = f[j];
-            }
-            if (held < SAEI_STEER_ENTRIES && j + 1 < job->count) continue;
-            dict->ctx->kernels->add_rows(width, held, latent, value, dict->W_dec + c,
-                                         dict->ld_out, sum);
-            held = 0;
-        }
-        saei_steer_add(&job->x, r, c, saei_min(width, d - c), sum);
+    for (size_t c = 0, n; any && c < d; c += n) {
+        size_t l = c / part, width;
+        n = saei_min(SAEI_DECODE_COLUMNS, (l + 1) * part - c);
+        width = apart ? n : saei_align16(n); /* rows end in zeros */
+        saei_steer_sum(job, f, l, c, width, sum);
+        for (size_t k = 0; apart && normed && k < n; k++) sum[k] *= scale[l];
+        for (size_t k = 0; dict->output_scale && k < n; k++) sum[k] /= dict->output_scale[l];
+        saei_steer_add(&job->x, r, c, n, sum);
     }
 }
 
@@ -200,9 +218,11 @@ static void saei_steer_rows(const saei_steer_job *job, const saei_steer_room *w,
                                        &own);
         if (job->needs_f && h->arch != SAE_ARCH_IDENTITY) saei_steer_encode(job, w, r, rows);
         for (size_t i = 0; i < rows; i++) {
-            float scale = h->input_norm && !h->output_normalized
-                              ? saei_row_norm(job->dict, &job->x, r + i).scale : 1;
-            saei_steer_row(job, w->f + i * count, scale, r + i);
+            bool normed = h->input_norm && !h->output_normalized;
+            float one = 1, scale[SAEI_SMALL_ROWS / 2];
+            for (size_t l = 0; h->input_norm && l < h->layers; l++)
+                scale[l] = normed ? saei_row_norm(job->dict, &job->x, r + i, l).scale : 1;
+            saei_steer_row(job, w->f + i * count, h->input_norm ? scale : &one, r + i);
         }
     }
 }
@@ -223,7 +243,7 @@ static void saei_steer_part(void *arg, size_t part) {
     size_t r0 = part * SAEI_BLOCK_ROWS, end = saei_part_end(part, SAEI_BLOCK_ROWS, job->n);
     saei_small_block small;
     saei_steer_room w;
-    w.room = saei_room_take(job->dict->ctx, &small);
+    w.room = saei_infer_room(job->dict, &small);
     w.f = w.room.value;
     w.before = w.room.latent;
     w.entries = w.counters = w.room.entries;
@@ -238,10 +258,10 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
         return saei_fail(dict->ctx, SAE_ERR_INVALID, "%s: count is %zu, allowed are 0 to %d", who,
                          count, SAE_MAX_STEERINGS);
     for (size_t j = 0; j < count; j++) {
-        if (list[j].latent >= dict->desc.dict_size)
+        if (list[j].latent >= saei_num_codes(&dict->desc))
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].latent is %lu, allowed are 0 to %zu", who, j,
-                             (unsigned long)list[j].latent, dict->desc.dict_size - 1);
+                             (unsigned long)list[j].latent, saei_num_codes(&dict->desc) - 1);
         if ((int)list[j].mode < 0 || list[j].mode > SAE_STEER_ABLATE)
             return saei_fail(dict->ctx, SAE_ERR_INVALID,
                              "%s: steerings[%zu].mode is %d, allowed are SAE_STEER_ADD, "
@@ -258,8 +278,9 @@ static sae_result saei_steer_check(const sae_dictionary *dict, const char *who,
 static sae_result saei_steer(const sae_dictionary *dict, const char *who, const sae_rows *x,
                              size_t n, const sae_steering *list, size_t count) {
     saei_steer_job job;
-    SAEI_TRY(saei_infer_check_rows(dict, who, x, x && (x->data || !n) && (list || !count), n, 0,
+    SAEI_TRY(saei_infer_check_rows(dict, who, x, list || !count ? NULL : "steerings", n, 0,
                                    &job.x));
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_steer_check(dict, who, list, count));
     if (dict->desc.skip || saei_output_dim(&dict->desc) != dict->desc.activation_dim)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
@@ -272,6 +293,9 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
     job.n = n;
     for (size_t j = 0; j < count; j++)
         if (list[j].mode > SAE_STEER_ADD) job.needs_f = true;
+    if (job.needs_f && dict->desc.arch == SAE_ARCH_MATCHING_PURSUIT)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "%s: a latent of MatchingPursuitSAE "
+                         "depends on all others; allowed is SAE_STEER_ADD alone", who);
     if (job.needs_f && saei_is_batch_top_k(dict) && n > 1)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: n is %zu under SAE_RULE_TOP_K of %s, which chooses over all rows "
@@ -283,8 +307,8 @@ static sae_result saei_steer(const sae_dictionary *dict, const char *who, const 
 
 SAE_API sae_result sae_steer(const sae_dictionary *dict, float *x, size_t n,
                              const sae_steering *steerings, size_t count) {
-    sae_rows rows = saei_rows_of(x);
-    return saei_steer(dict, "sae_steer", &rows, n, steerings, count);
+    sae_rows rows;
+    return saei_steer(dict, "sae_steer", saei_rows_of(x, &rows), n, steerings, count);
 }
 SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                   const sae_steering *steerings, size_t count) {

@@ -3,7 +3,7 @@
 
 /* ==== >>dictionary: tensors =================================================================== */
 
-enum { SAEI_DICTIONARY_TENSORS = 8 }; /* at most */
+enum { SAEI_DICTIONARY_TENSORS = 13 }; /* at most */
 
 /* The next of the list: [rows,cols] with rows ld apart, [cols] where rows is 0, one number where
    cols is 0, too. */
@@ -29,18 +29,29 @@ static size_t saei_dictionary_tensors(const sae_dictionary *dict,
     const sae_dictionary_desc *h = &dict->desc;
     size_t count = 0, d = h->activation_dim, m = h->dict_size, out = saei_output_dim(h);
     bool gated = h->arch == SAE_ARCH_GATED;
+    bool tied = h->arch == SAE_ARCH_MATCHING_PURSUIT;
     if (!dict->params) return 0;
-    saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
+    if (!tied) saei_tensor_add(list, &count, "W_enc", dict->W_enc, m, d, dict->ld);
     saei_tensor_add(list, &count, "W_dec", dict->W_dec, m, out, dict->ld_out);
-    saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
+    if (!tied)
+        saei_tensor_add(list, &count, gated ? "gate_bias" : "b_enc", dict->b_enc, 0, m, 0);
     saei_tensor_add(list, &count, "b_dec", dict->b_dec, 0, out, 0);
     if (gated) saei_tensor_add(list, &count, "r_mag", dict->aux0, 0, m, 0);
     if (gated) saei_tensor_add(list, &count, "mag_bias", dict->aux1, 0, m, 0);
     if (h->arch == SAE_ARCH_JUMP_RELU)
         saei_tensor_add(list, &count, "threshold", dict->aux0, 0, m, 0);
     if (dict->W_skip) saei_tensor_add(list, &count, "W_skip", dict->W_skip, out, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "W_glu", dict->W_glu, m, d, dict->ld);
+    if (dict->W_glu) saei_tensor_add(list, &count, "b_glu", dict->b_glu, 0, m, 0);
+    if (dict->mean) {
+        saei_tensor_add(list, &count, "mean", dict->mean, 0, d, 0);
+        saei_tensor_add(list, &count, "scale", dict->scale, 0, h->layers, 0);
+        saei_tensor_add(list, &count, "output_scale", dict->output_scale, 0, h->layers, 0);
+    }
     if (!saei_arch_selects(h->arch)) return count;
-    saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
+    if (dict->thresholds)
+        saei_tensor_add(list, &count, "threshold", dict->thresholds, 0, h->layers, 0);
+    else saei_tensor_add(list, &count, "threshold", &dict->threshold, 0, 0, 0);
     saei_tensor_add(list, &count, "k", &h->k, 0, 0, 0);
     list[count - 1].dtype = sizeof h->k == 8 ? SAE_U64 : SAE_U32;
     return count;
@@ -118,6 +129,7 @@ SAE_API sae_result sae_dictionary_set_tensor(sae_dictionary *dict, const char *n
     saei_prepared_drop(dict);
     to = (float *)(uintptr_t)t.data; /* dict's own */
     for (size_t r = 0; r < rows; r++) memcpy(to + r * ld, values + r * cols, cols * sizeof *to);
+    if (to == dict->W_dec) saei_gate_update(dict);
     return SAE_OK;
 }
 

@@ -80,14 +80,14 @@ static void saei_heap_add(uint32_t *latent, float *value, size_t k, size_t *held
 static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                 size_t rows) {
     const saei_kernels *kernels = q->dict->ctx->kernels;
-    size_t k = q->share, *held = room->found, above;
+    size_t k = q->k, *held = room->found, above;
     float bias[SAEI_PANEL];
     memset(held, 0, rows * sizeof *held);
     memset(bias, 0, sizeof bias);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
         saei_infer_product(q, room, r0, rows, first, count);
-        memcpy(bias, q->dict->b_enc + first, count * sizeof *bias);
+        for (size_t j = 0; j < count; j++) bias[j] = saei_infer_bias(q->dict, first + j);
         for (size_t r = 0; r < rows; r++) {
             uint32_t *latent = q->sparse->latent + (r0 + r) * k;
             float *value = q->sparse->value + (r0 + r) * k;
@@ -101,8 +101,10 @@ static void saei_infer_top_rows(const saei_infer *q, const saei_room *room, size
         }
     }
     for (size_t r = 0; r < rows; r++) {
-        saei_sort_by_latent(q->sparse->latent + (r0 + r) * k, q->sparse->value + (r0 + r) * k,
-                            held[r]);
+        uint32_t *latent = q->sparse->latent + (r0 + r) * k;
+        float *value = q->sparse->value + (r0 + r) * k;
+        saei_sort_by_latent(latent, value, held[r]);
+        for (size_t j = 0; j < held[r]; j++) value[j] = saei_ungate(q->dict, latent[j], value[j]);
         q->sparse->row_begin[r0 + r + 1] = held[r];
     }
 }
@@ -120,7 +122,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
                                     const float *product, uint32_t *latent, float *value,
                                     size_t *held) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, group = q->count / k;
+    size_t k = q->k, group = q->count / k;
     for (size_t j = 0; j < count; j++) {
         size_t i = first + j;
         float f = saei_infer_value(q->dict, i, product[j], true);
@@ -141,7 +143,7 @@ static void saei_infer_varied_panel(const saei_infer *q, size_t first, size_t co
 static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, size_t r0,
                                    size_t rows) {
     const sae_activation kind = q->dict->desc.activation;
-    size_t k = q->share, *held = room->found;
+    size_t k = q->k, *held = room->found;
     memset(held, 0, rows * sizeof *held);
     for (size_t first = 0; first < q->count; first += SAEI_PANEL) {
         size_t count = saei_min(SAEI_PANEL, q->count - first);
@@ -165,13 +167,10 @@ static void saei_infer_varied_rows(const saei_infer *q, const saei_room *room, s
     }
 }
 
-/* Keeps of each row of p [n,m] what the signed choices and group max keep. */
-static void saei_dense_varied_row(const saei_infer *q, size_t r) {
-    const sae_activation kind = q->dict->desc.activation;
-    size_t m = q->count, k = q->share, group = m / k;
-    float *f = q->dense + r * m;
+/* Keeps of p [m] what the signed choices and group max keep. */
+static void saei_dense_varied(sae_activation kind, float *f, size_t m, size_t k) {
+    size_t group = m / k, above = 0;
     uint64_t lo = 0, hi = (uint64_t)1 << 32; /* the k-th largest key is in [lo, hi) */
-    size_t above = 0;
     for (size_t g = 0; kind == SAE_ACTIVATION_GROUP_MAX && g < m; g += group) {
         size_t best = g;
         for (size_t i = g + 1; i < g + group; i++)
@@ -195,16 +194,14 @@ static void saei_dense_varied_row(const saei_infer *q, size_t r) {
     }
 }
 
-/* Keeps the k largest of row r of relu(p) [n,m], ties to the lower index: the k-th value is
-   found by halving the range of its bits. */
-static void saei_dense_top_row(const saei_infer *q, size_t r) {
-    size_t m = q->count, k = q->share;
-    float *f = q->dense + r * m;
+/* Keeps the k largest of f [m], none below 0, ties to the lower index: the k-th value is found by
+   halving the range of its bits. */
+static void saei_dense_top(const saei_kernels *kernels, float *f, size_t m, size_t k) {
     uint32_t lo = 0, hi = 0x7F800000u; /* the k-th largest has bits in [lo, hi] */
     size_t above = 0;
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo + 1) / 2;
-        size_t count = q->dict->ctx->kernels->count_from(f, m, saei_bits_float(mid));
+        size_t count = kernels->count_from(f, m, saei_bits_float(mid));
         if (count >= k) lo = mid;
         else hi = mid - 1;
     }
@@ -214,4 +211,14 @@ static void saei_dense_top_row(const saei_infer *q, size_t r) {
         if (bits == lo && above < k) above++;
         else if (bits <= lo) f[i] = 0;
     }
+}
+
+/* Row r of relu(p w) [n,m] becomes f: each choice keeps its k largest. */
+static void saei_dense_top_row(const saei_infer *q, size_t r) {
+    const sae_dictionary *dict = q->dict;
+    size_t m = q->count, choices = saei_choices(&dict->desc), part = m / choices;
+    float *f = q->dense + r * m;
+    for (size_t c = 0; c < choices; c++)
+        saei_dense_top(dict->ctx->kernels, f + c * part, part, q->k);
+    for (size_t i = 0; dict->gate && i < m; i++) f[i] = saei_ungate(dict, i, f[i]);
 }

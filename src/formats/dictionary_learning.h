@@ -7,7 +7,7 @@
 
 static bool saei_dl_probe(const saei_load *load) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
-        const char *name = sae_tensor_file_get(load->tensors, i)->name;
+        const char *name = sae_tensor_file_get(load->tensors, i)->name + strlen(load->prefix);
         if (strncmp(name, "ae.", 3) == 0) name += 3;
         for (size_t a = 0; a < SAEI_NUM_LAYOUTS; a++)
             for (size_t k = 0; k < saei_layouts[a].count; k++)
@@ -222,6 +222,8 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     const sae_json *layer = saei_config_value(load->config, "layer");
     const sae_json *buffer = sae_json_get(load->root, "buffer");
     const sae_json *context = saei_config_value(buffer, "ctx_len");
+    const sae_json *own = sae_json_get(load->root, "sae.h"), *head = saei_config_value(own, "head");
+    const sae_json *bos = saei_config_value(own, "prepend_bos");
     saei_origin_text(origin->class_name, sizeof origin->class_name, sae_arch_name(dict->desc.arch));
     saei_origin_text(origin->model, sizeof origin->model,
                      saei_config_text(load->config, "lm_name"));
@@ -230,6 +232,9 @@ static void saei_dl_origin(const saei_load *load, sae_dictionary *dict) {
     if (layer && layer->is_integer) origin->layer = (int64_t)layer->number;
     if (context && context->is_integer && context->number > 0)
         origin->context_size = (size_t)context->number;
+    origin->one_head = head && head->is_integer && head->number >= 0;
+    if (origin->one_head) origin->head = (size_t)head->number;
+    if (bos && bos->type == SAE_JSON_BOOL) origin->prepend_bos = bos->number != 0 ? 1 : -1;
 }
 
 static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
@@ -271,6 +276,8 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     if (h->output_dim != h->activation_dim || h->output_normalized)
         return saei_export_refused(e, "transcoders (only AutoEncoderNew and JumpReluAutoEncoder, "
                                       "whose output is as wide as the input)");
+    if (h->arch == SAE_ARCH_MATCHING_PURSUIT) return saei_export_refused(e, "matching pursuit");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->skip) return saei_export_refused(e, "skip connection");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");
     if (h->activation == SAE_ACTIVATION_GROUP_MAX) return saei_export_refused(e, "group max");

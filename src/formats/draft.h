@@ -14,9 +14,21 @@ static void saei_list_name(char list[SAEI_NAMES], const char *name) {
         snprintf(list + at, SAEI_NAMES - at, ", ...");
 }
 
+/* What all names of tensors begin with, where a program wrapped the module whose state it saved. */
+static const char *saei_load_prefix(const sae_tensor_file *file) {
+    static const char *const prefixes[] = { "sae._orig_mod.", "sae.", "_orig_mod.module.",
+                                            "_orig_mod.", "module._orig_mod.", "module." };
+    for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++) {
+        size_t n = strlen(prefixes[p]), i = 0;
+        while (i < file->count && strncmp(file->tensors[i].tensor.name, prefixes[p], n) == 0) i++;
+        if (i && i == file->count) return prefixes[p];
+    }
+    return "";
+}
+
 /* The tensor `key` under the prefix; NULL if there is none. */
 static const sae_tensor *saei_load_find(const saei_load *load, const char *key) {
-    char name[64];
+    char name[256];
     snprintf(name, sizeof name, "%s%s", load->prefix, key);
     return sae_tensor_file_find(load->tensors, name);
 }
@@ -46,6 +58,8 @@ static bool saei_draft_fits(saei_draft *draft) {
     for (size_t i = 0; i < sae_tensor_file_count(load->tensors); i++) {
         const sae_tensor *t = sae_tensor_file_get(load->tensors, i);
         bool known = strncmp(t->name, load->prefix, prefix) != 0;
+        known = known || (draft->ignored && strncmp(t->name + prefix, draft->ignored,
+                                                    strlen(draft->ignored)) == 0);
         for (size_t k = 0; k < draft->count; k++) known = known || t == draft->keys[k].tensor;
         if (!known) saei_list_name(draft->besides, t->name + prefix);
     }
@@ -63,6 +77,16 @@ static bool saei_is_scalar(const sae_tensor *t) {
     return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
 }
 
+/* All numbers of a vector are 0. */
+static bool saei_is_zero(const sae_tensor *t) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    float v = 0;
+    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
+    return v == 0;
+}
+
 /* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */
 static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) {
     size_t size = sae_dtype_size(t->dtype);
@@ -78,28 +102,54 @@ static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) 
     return !negative || !(*out >> (8 * size - 1));
 }
 
-/* The shape that desc asks of a slot: rows 0 for a vector of cols. */
-static void saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t *rows,
-                            uint64_t *cols) {
-    uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
-    *rows = 0;
-    *cols = m;
-    if (slot == SAEI_SLOT_W_ENC) *rows = m, *cols = d;
-    if (slot == SAEI_SLOT_W_ENC_T) *rows = d;
-    if (slot == SAEI_SLOT_W_DEC) *rows = m, *cols = out;
-    if (slot == SAEI_SLOT_W_DEC_T) *rows = out;
-    if (slot == SAEI_SLOT_W_SKIP) *rows = out, *cols = d;
-    if (slot == SAEI_SLOT_W_SKIP_T) *rows = d, *cols = out;
-    if (slot == SAEI_SLOT_B_DEC) *cols = out;
-    if (slot == SAEI_SLOT_THRESHOLD) *cols = 1;
+/* The shape that desc asks of a slot: how many dimensions. */
+static size_t saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, uint64_t shape[3]) {
+    const uint64_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
+    const uint64_t layers = saei_layers(desc);
+    uint64_t all[3] = { m, 0, 0 };
+    size_t n = 1;
+    switch (slot) {
+    case SAEI_SLOT_W_ENC:
+    case SAEI_SLOT_W_GLU: n = 2, all[1] = d; break;
+    case SAEI_SLOT_W_ENC_T:
+    case SAEI_SLOT_W_GLU_T: n = 2, all[0] = d, all[1] = m; break;
+    case SAEI_SLOT_W_DEC: n = 2, all[1] = out; break;
+    case SAEI_SLOT_W_DEC_T: n = 2, all[0] = out, all[1] = m; break;
+    case SAEI_SLOT_W_SKIP: n = 2, all[0] = out, all[1] = d; break;
+    case SAEI_SLOT_W_SKIP_T: n = 2, all[0] = d, all[1] = out; break;
+    case SAEI_SLOT_W_ENC_LDM: n = 3, all[0] = layers, all[1] = d / layers, all[2] = m; break;
+    case SAEI_SLOT_W_DEC_LMD: n = 3, all[0] = layers, all[1] = m, all[2] = out / layers; break;
+    case SAEI_SLOT_W_DEC_MLD: n = 3, all[1] = layers, all[2] = out / layers; break;
+    case SAEI_SLOT_B_ENC_LM: n = 2, all[0] = layers, all[1] = m; break;
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_MEAN_LD: n = 2, all[0] = layers, all[1] = out / layers; break;
+    case SAEI_SLOT_LAYER_SCALE:
+    case SAEI_SLOT_LAYER_THRESHOLD: all[0] = layers; break;
+    case SAEI_SLOT_B_DEC: all[0] = out; break;
+    case SAEI_SLOT_THRESHOLD: all[0] = 1; break;
+    default: break;
+    }
+    memcpy(shape, all, sizeof all);
+    return n;
+}
+
+/* "2,3" */
+static void saei_shape_text(const uint64_t *shape, size_t n, char out[128]) {
+    size_t at = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < n && i < 4; i++)
+        at += (size_t)snprintf(out + at, 128 - at, "%s%llu", i ? "," : "",
+                               (unsigned long long)shape[i]);
 }
 
 /* Type and shape of tensor `key` against the desc. */
 static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
     const sae_tensor *t = draft->keys[key].tensor;
     const saei_slot slot = draft->keys[key].slot;
-    uint64_t rows, cols, span;
-    char got[128] = "", want[32] = "";
+    uint64_t shape[3], all = 1, span = 1;
+    char got[128], want[128];
+    size_t n;
+    bool fits;
     if (!t || slot == SAEI_SLOT_K || slot == SAEI_SLOT_GROUPS || slot == SAEI_SLOT_NOTHING)
         return SAE_OK;
     if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
@@ -108,20 +158,19 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
                               "F64",
                               t->name, sae_dtype_name(t->dtype));
     if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
-    saei_slot_shape(&draft->desc, slot, &rows, &cols);
-    if (rows ? t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols
-             : t->ndim != 1 || t->shape[0] != cols) {
-        for (size_t i = 0; i < t->ndim && i < 4; i++)
-            snprintf(got + strlen(got), 24, "%s%llu", i ? "," : "",
-                     (unsigned long long)t->shape[i]);
-        if (rows) snprintf(want, sizeof want, "%llu,", (unsigned long long)rows);
-        return saei_load_fail(draft->load, SAE_ERR_MISMATCH,
-                              "%s has the shape [%s], must be [%s%llu]", t->name, got, want,
-                              (unsigned long long)cols);
+    n = saei_slot_shape(&draft->desc, slot, shape);
+    fits = t->ndim == n;
+    for (size_t i = 0; fits && i < n; i++) fits = t->shape[i] == shape[i];
+    saei_shape_text(t->shape, t->ndim, got);
+    saei_shape_text(shape, n, want);
+    if (!fits)
+        return saei_load_fail(draft->load, SAE_ERR_MISMATCH, "%s has the shape [%s], must be [%s]",
+                              t->name, got, want);
+    for (size_t i = 0; n > 1 && i < n; i++) {
+        all *= shape[i];
+        span += (shape[i] - 1) * (uint64_t)t->stride[i];
     }
-    if (!rows) return SAE_OK;
-    span = (rows - 1) * (uint64_t)t->stride[0] + (cols - 1) * (uint64_t)t->stride[1] + 1;
-    if (rows <= span / cols) return SAE_OK;
+    if (n == 1 || all <= span) return SAE_OK;
     return saei_load_fail(draft->load, SAE_ERR_FORMAT,
                           "entries of %s lie on each other: strides %lld, "
                           "%lld",
@@ -307,6 +356,61 @@ static sae_result saei_draft_scale(const saei_draft *draft, const sae_tensor *t,
     return result;
 }
 
+/* Index l of axis `axis` of t, which goes. */
+static saei_file_tensor saei_draft_layer(const sae_tensor *t, size_t axis, size_t l) {
+    saei_file_tensor layer;
+    memset(&layer, 0, sizeof layer);
+    layer.tensor = *t;
+    layer.entry = ((const saei_file_tensor *)(const void *)t)->entry;
+    layer.tensor.data = (const unsigned char *)t->data
+                        + (int64_t)l * t->stride[axis] * (int64_t)sae_dtype_size(t->dtype);
+    layer.tensor.ndim--;
+    for (size_t i = axis; i < layer.tensor.ndim; i++) {
+        layer.tensor.shape[i] = t->shape[i + 1];
+        layer.tensor.stride[i] = t->stride[i + 1];
+    }
+    return layer;
+}
+
+/* b_enc: the sum over the layers. */
+static sae_result saei_draft_sum(const saei_draft *draft, const sae_tensor *t,
+                                 sae_dictionary *dict) {
+    const size_t m = dict->desc.dict_size;
+    float *one = (float *)saei_alloc(dict->ctx, m, sizeof *one);
+    sae_result result = SAE_OK;
+    if (!one)
+        return saei_load_fail(draft->load, SAE_ERR_OUT_OF_MEMORY, "no memory for %s", t->name);
+    for (size_t l = 0; l < dict->desc.layers && result == SAE_OK; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, 0, l);
+        result = saei_draft_read(draft, &layer.tensor, 0, false, one, 0);
+        for (size_t i = 0; i < m; i++) dict->b_enc[i] += one[i];
+    }
+    saei_free(dict->ctx, one);
+    return result;
+}
+
+/* A tensor of all layers into its place. */
+static sae_result saei_draft_layers(const saei_draft *draft, size_t key, sae_dictionary *dict) {
+    const sae_tensor *t = draft->keys[key].tensor;
+    const saei_slot slot = draft->keys[key].slot;
+    const size_t d = dict->desc.activation_dim / dict->desc.layers;
+    const size_t out = saei_output_dim(&dict->desc) / dict->desc.layers;
+    if (slot == SAEI_SLOT_B_ENC_LM) return saei_draft_sum(draft, t, dict);
+    for (size_t l = 0; l < dict->desc.layers; l++) {
+        saei_file_tensor layer = saei_draft_layer(t, slot == SAEI_SLOT_W_DEC_MLD, l);
+        if (slot == SAEI_SLOT_W_ENC_LDM)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 1, true, dict->W_enc + l * d, dict->ld));
+        else if (slot == SAEI_SLOT_B_DEC_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->b_dec + l * out, 0));
+        else if (slot == SAEI_SLOT_MEAN_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->mean + l * d, 0));
+        else
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, 0, false, dict->W_dec + l * out,
+                                     dict->ld_out));
+    }
+    return SAE_OK;
+}
+
 /* Tensor `key` into its place. */
 static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dictionary *dict) {
     const sae_tensor *t = draft->keys[key].tensor;
@@ -319,12 +423,24 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_W_DEC_T: return saei_draft_read(draft, t, 1, true, dict->W_dec, ld_out);
     case SAEI_SLOT_W_SKIP: return saei_draft_read(draft, t, -1, false, dict->W_skip, ld);
     case SAEI_SLOT_W_SKIP_T: return saei_draft_read(draft, t, -1, true, dict->W_skip, ld);
+    case SAEI_SLOT_W_GLU: return saei_draft_read(draft, t, 0, false, dict->W_glu, ld);
+    case SAEI_SLOT_W_GLU_T: return saei_draft_read(draft, t, 1, true, dict->W_glu, ld);
     case SAEI_SLOT_B_ENC: return saei_draft_read(draft, t, 0, false, dict->b_enc, 0);
+    case SAEI_SLOT_B_GLU: return saei_draft_read(draft, t, 0, false, dict->b_glu, 0);
     case SAEI_SLOT_AUX0: return saei_draft_read(draft, t, 0, false, dict->aux0, 0);
     case SAEI_SLOT_AUX1: return saei_draft_read(draft, t, 0, false, dict->aux1, 0);
     case SAEI_SLOT_B_DEC: return saei_draft_read(draft, t, -1, false, dict->b_dec, 0);
     case SAEI_SLOT_THRESHOLD: return saei_draft_read(draft, t, -1, false, &dict->threshold, 0);
+    case SAEI_SLOT_LAYER_SCALE: return saei_draft_read(draft, t, -1, false, dict->scale, 0);
+    case SAEI_SLOT_LAYER_THRESHOLD:
+        return saei_draft_read(draft, t, -1, false, dict->thresholds, 0);
     case SAEI_SLOT_SCALE: return saei_draft_scale(draft, t, dict); /* after W_dec in the keys */
+    case SAEI_SLOT_W_ENC_LDM:
+    case SAEI_SLOT_W_DEC_LMD:
+    case SAEI_SLOT_W_DEC_MLD:
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_B_ENC_LM:
+    case SAEI_SLOT_MEAN_LD: return saei_draft_layers(draft, key, dict);
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -348,12 +464,13 @@ static sae_result saei_draft_cut(saei_draft *draft, sae_dictionary_desc *desc) {
     end = load->desc.num_latents && load->desc.num_latents < m - first
               ? first + load->desc.num_latents : m;
     if (end - first == m) return SAE_OK;
-    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX)
+    if (desc->arch == SAE_ARCH_IDENTITY || desc->activation == SAE_ACTIVATION_GROUP_MAX
+        || desc->arch == SAE_ARCH_MATCHING_PURSUIT)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_load_desc asks for %zu of its %zu "
                               "latents: %s needs them all", end - first, m,
-                              desc->activation ? "group max" : "IdentityDict");
+                              desc->activation ? "group max" : sae_arch_name(desc->arch));
     draft->part = desc->dict_size = end - first;
-    desc->k = saei_min(desc->k, desc->dict_size);
+    desc->k = saei_min(desc->k, desc->over_layers ? saei_num_codes(desc) : desc->dict_size);
     for (size_t g = 0; g < desc->num_groups; g++) {
         size_t low = saei_max(begin, first), high = saei_min(begin + desc->group_sizes[g], end);
         begin += desc->group_sizes[g];
@@ -378,9 +495,12 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     for (size_t k = 0; k < draft->count && result == SAE_OK; k++) {
         const saei_slot slot = draft->keys[k].slot;
         result = saei_draft_place(draft, k, dict);
-        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T)
+        if (slot == SAEI_SLOT_W_ENC || slot == SAEI_SLOT_W_ENC_T || slot == SAEI_SLOT_W_ENC_LDM)
+            dict->origin.dtype = draft->keys[k].tensor->dtype;
+        if (!dict->origin.dtype && slot == SAEI_SLOT_W_DEC) /* there is no encoder */
             dict->origin.dtype = draft->keys[k].tensor->dtype;
     }
+    saei_gate_update(dict);
     if (result == SAE_OK) *out = dict;
     else sae_dictionary_destroy(dict);
     return result;

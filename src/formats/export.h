@@ -20,6 +20,35 @@ static sae_result saei_export_refused(const saei_export *e, const char *why) {
 
 #define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
 
+/* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
+   leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
+static void saei_export_ungate(saei_export *e) {
+    sae_dictionary *dict = e->dict;
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "thresholds of p times the decoder's norm become those of p");
+        for (size_t i = 0; i < dict->desc.dict_size; i++) {
+            float theta = dict->gate[i] > 0 ? dict->aux0[i] / dict->gate[i] : FLT_MAX;
+            dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
+        }
+    } else {
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved "
+                  "into the encoder: latents are multiplied by them");
+        saei_fold_decoder_rescale(dict);
+    }
+    dict->desc.gate = SAE_GATE_NONE;
+    dict->gate = NULL;
+}
+
+/* What no other program's dictionaries of one place have. */
+static sae_result saei_export_one_place(saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
+    if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
+    if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
+    if (h->gate) saei_export_ungate(e);
+    return SAE_OK;
+}
+
 /* b_dec into the encoder's input, or out of it, at the cost of its biases:
    W (x - b_dec) + b = W x + (b - W b_dec). */
 static void saei_export_centre(sae_dictionary *dict, bool subtract) {

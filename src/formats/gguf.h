@@ -77,6 +77,9 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     if (!dict->W_dec)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: %s has no directions",
                          sae_arch_name(dict->desc.arch));
+    if (dict->desc.layers > 1)
+        return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary is of "
+                         "%zu layers, a control vector of one", dict->desc.layers);
     if (dict->desc.input_norm && !dict->desc.output_normalized)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED, "sae_steer_export: the dictionary has an "
                          "input_norm, so its directions are of another length in every row");

@@ -1,4 +1,5 @@
 #pragma once
+#include "../base/io.h"
 #include "../base/json.h"
 #include "../tensor/file.h"
 #include "../dict/params.h"
@@ -10,7 +11,12 @@ typedef enum saei_slot {
     SAEI_SLOT_W_ENC, SAEI_SLOT_W_ENC_T, SAEI_SLOT_W_DEC, SAEI_SLOT_W_DEC_T, SAEI_SLOT_B_ENC,
     SAEI_SLOT_AUX0, SAEI_SLOT_AUX1, SAEI_SLOT_B_DEC, SAEI_SLOT_K, SAEI_SLOT_THRESHOLD,
     SAEI_SLOT_GROUPS, SAEI_SLOT_W_SKIP, SAEI_SLOT_W_SKIP_T,
+    SAEI_SLOT_W_GLU, SAEI_SLOT_W_GLU_T, SAEI_SLOT_B_GLU,
     SAEI_SLOT_SCALE,   /* [m], latents are multiplied by it when they are decoded */
+    /* of L layers, d of each: */
+    SAEI_SLOT_W_ENC_LDM, SAEI_SLOT_W_DEC_LMD, SAEI_SLOT_W_DEC_MLD, SAEI_SLOT_B_DEC_LD,
+    SAEI_SLOT_B_ENC_LM, /* of which the sum over the layers is b_enc */
+    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD,
     SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 
@@ -20,7 +26,7 @@ typedef struct saei_key {
 } saei_key;
 
 /* The reference's names in the reference's order, for reading and for writing. */
-enum { SAEI_MAX_KEYS = 10 };
+enum { SAEI_MAX_KEYS = 16 };
 typedef struct saei_layout {
     sae_arch arch;
     size_t count;
@@ -58,7 +64,7 @@ static const saei_layout saei_layouts[] = {
 enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
 
 /* What a reader works on. Names of tensors all begin with prefix: "ae." in a crashed run's nested
-   file, else "". */
+   file, "_orig_mod." where torch.compile was at work, else mostly "". */
 typedef struct saei_load {
     sae_context *ctx;
     sae_load_desc desc;
@@ -72,6 +78,7 @@ typedef struct saei_load {
     char *config_path;
     sae_json *root;         /* of the config file, an object; NULL: there is none */
     const sae_json *config; /* the object in it that describes the dictionary; NULL: none */
+    saei_map yaml;          /* of a config.yaml, in place of root; or nothing */
 } saei_load;
 
 /* Room for a list of names in a message. */
@@ -89,6 +96,7 @@ typedef struct saei_draft {
     } keys[SAEI_MAX_KEYS];
     char lacks[SAEI_NAMES], besides[SAEI_NAMES]; /* names, for messages */
     size_t part; /* latents that are read; 0: all, as desc says */
+    const char *ignored; /* names that begin so are of no use; NULL: none do */
 } saei_draft;
 
 static sae_result saei_load_fail(const saei_load *load, sae_result result, const char *format, ...)
@@ -176,38 +184,100 @@ static bool saei_text_number(const char *text, size_t size, double *out) {
 
 /* ---- the config file beside a dictionary ---- */
 
+/* The path of config file `name` beside load->file, in fresh memory; with up: beside its folder.
+   "*_cfg.json" is named after the file: a.pt has a_cfg.json. */
+static char *saei_config_path(const saei_load *load, const char *name, bool up) {
+    size_t folder = saei_folder_length(load->file, strlen(load->file)), stem = folder, size;
+    const char *dot = strrchr(load->file + folder, '.');
+    char *path;
+    if (*name == '*') {
+        stem += dot ? (size_t)(dot - (load->file + folder)) : strlen(load->file + folder);
+        name++;
+    }
+    if (up && folder) stem = saei_folder_length(load->file, folder - 1);
+    size = stem + strlen(name) + 1;
+    path = (char *)saei_alloc(load->ctx, size, 1);
+    if (path) snprintf(path, size, "%.*s%s", (int)stem, load->file, name);
+    return path;
+}
+
+static void saei_config_close(saei_load *load) {
+    saei_free(load->ctx, load->config_path);
+    sae_json_close(load->root);
+    saei_map_close(load->ctx, &load->yaml);
+    load->root = NULL;
+    load->config_name = NULL;
+    load->config_path = NULL;
+}
+
+/* The config file at load->config_path, or sae_load_desc.config. */
+static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
+    if (load->desc.config && yaml) {
+        load->yaml.data = (const unsigned char *)load->desc.config;
+        load->yaml.size = load->desc.config_size;
+        return SAE_OK;
+    }
+    if (load->desc.config)
+        return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
+                               (const char *)load->desc.config, load->desc.config_size,
+                               &load->root);
+    if (!there) return SAE_OK;
+    if (yaml)
+        return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);
+    return saei_json_load(load->ctx, "sae_dictionary_load", load->config_path, &load->root);
+}
+
 /* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
-   `checkpoints`, into root. There need not be one. */
+   `checkpoints`, into root, or yaml by its ending. There need not be one. */
 static sae_result saei_load_config(saei_load *load, const char *name) {
-    size_t folder = saei_folder_length(load->file, strlen(load->file));
-    size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
-    size_t size = folder + strlen(name) + 1;
+    const size_t folder = saei_folder_length(load->file, strlen(load->file));
+    const size_t parent = folder ? saei_folder_length(load->file, folder - 1) : 0;
     bool inside = folder - parent == 12 && strncmp(load->file + parent, "checkpoints", 11) == 0;
     saei_path_kind kind = SAEI_PATH_NONE;
     if (load->config_name && strcmp(load->config_name, name) == 0) return SAE_OK;
-    saei_free(load->ctx, load->config_path);
-    sae_json_close(load->root);
-    load->root = NULL;
-    load->config_name = NULL;
-    load->config_path = (char *)saei_alloc(load->ctx, size, 1);
-    if (!load->config_path) return saei_load_no_memory(load);
-    load->config_name = name;
-    snprintf(load->config_path, size, "%.*s%s", (int)folder, load->file, name);
-    if (load->desc.config) {
-        SAEI_TRY(saei_json_parse(load->ctx, load->config_path, (const char *)load->desc.config,
-                                 load->desc.config_size, &load->root));
-    } else if (!load->data) {
-        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        if (inside && kind != SAEI_PATH_FILE) {
-            snprintf(load->config_path, size, "%.*s%s", (int)parent, load->file, name);
+    saei_config_close(load);
+    for (int up = 0; up < 1 + inside && kind != SAEI_PATH_FILE; up++) {
+        saei_free(load->ctx, load->config_path);
+        load->config_path = saei_config_path(load, name, up != 0);
+        if (!load->config_path) return saei_load_no_memory(load);
+        if (!load->data)
             SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
-        }
-        if (kind == SAEI_PATH_FILE)
-            SAEI_TRY(saei_json_load(load->ctx, "sae_dictionary_load", load->config_path,
-                                    &load->root));
     }
+    load->config_name = name;
+    SAEI_TRY(saei_config_open(load, saei_ends_with(name, ".yaml"), kind == SAEI_PATH_FILE));
     if (!load->root || load->root->type == SAE_JSON_OBJECT) return SAE_OK;
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
+}
+
+/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
+   it has none that fits. */
+static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
+    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
+    const size_t n = strlen(key);
+    for (const char *next; at < end; at = next) {
+        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
+        const char *mark;
+        next = stop ? stop + 1 : end;
+        if (!stop) stop = end;
+        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
+        while (from < stop && (*from == ' ' || *from == '\t')) from++;
+        if (from < stop && (*from == '"' || *from == '\'')) {
+            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
+            if (!mark) return false;
+            stop = mark;
+            from++;
+        } else {
+            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
+                mark++;
+            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
+        }
+        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
+            return false;
+        memcpy(out, from, (size_t)(stop - from));
+        out[stop - from] = 0;
+        return true;
+    }
+    return false;
 }
 
 /* The value of a key; NULL where it is absent or null. */
@@ -267,6 +337,19 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
         for (n = size - 1; n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80; n--) {}
     if (n) memcpy(out, text, n);
     out[n] = 0;
+}
+
+static void saei_origin_hook_out(sae_origin *o, const char *hook) {
+    if (hook && strcmp(hook, o->hook) != 0)
+        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
+}
+
+/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
+   becomes "blocks.3.hook_resid_post" with between "hook_". */
+static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
+    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
+    else
+        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
 }
 
 /* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */

@@ -1,168 +1,7 @@
 #pragma once
-#include "sae_lens.h"
+#include "draft.h"
 
-/* ==== >>files: Gemma Scope, Llama Scope, openai =============================================== */
-
-/* ---- Gemma Scope, Gemma Scope 2, Llama Scope ---- */
-
-static bool saei_gemma_probe(const saei_load *load) {
-    return strcmp(load->tensors->ending, ".npz") == 0 && saei_load_find(load, "threshold")
-           && (saei_load_find(load, "W_enc") || saei_load_find(load, "w_enc"));
-}
-
-static bool saei_gemma_2_probe(const saei_load *load) {
-    return saei_load_find(load, "w_enc") && saei_load_find(load, "w_dec")
-           && saei_load_find(load, "threshold");
-}
-
-/* JumpReLU on x as it is. Both spell W_enc [d,m], W_dec [m,output_dim]. */
-static sae_result saei_gemma_draft(saei_draft *draft, const char *as) {
-    draft->desc.arch = SAE_ARCH_JUMP_RELU;
-    saei_draft_must(draft, "W_enc", SAEI_SLOT_W_ENC_T, "w_enc", SAEI_SLOT_W_ENC_T);
-    saei_draft_must(draft, "W_dec", SAEI_SLOT_W_DEC, "w_dec", SAEI_SLOT_W_DEC);
-    saei_draft_must(draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(draft, "threshold", SAEI_SLOT_AUX0, NULL, SAEI_SLOT_NOTHING);
-    draft->desc.skip = saei_draft_may(draft, "affine_skip_connection", SAEI_SLOT_W_SKIP_T) != NULL;
-    saei_draft_may(draft, "scaling_factor", SAEI_SLOT_SCALE);
-    if (!saei_draft_fits(draft)) return saei_draft_misfit(draft, as);
-    return saei_draft_sizes(draft);
-}
-
-static sae_result saei_gemma_read(saei_load *load, sae_dictionary **out) {
-    saei_draft draft;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope"));
-    SAEI_TRY(saei_lens_scale(&draft, false));
-    SAEI_TRY(saei_draft_make(&draft, out));
-    saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, "jumprelu");
-    (*out)->origin.layer = saei_layer_of(load->path);
-    return SAE_OK;
-}
-
-static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
-    const char *arch = saei_config_text(load->root, "architecture"), *class_name = "jumprelu";
-    const char *type = saei_config_text(load->root, "type");
-    const sae_tensor *w_dec = saei_load_find(load, "w_dec");
-    char quoted[SAEI_QUOTE];
-    bool affine;
-    saei_draft draft;
-    sae_origin *o;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    load->config = load->root;
-    if (w_dec && w_dec->ndim == 3)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "a cross-layer transcoder: w_dec has three "
-                              "dimensions");
-    if (load->root && (!arch || strcmp(arch, "jump_relu") != 0))
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "architecture in config.json is %s, allowed "
-                              "is jump_relu",
-                              arch ? saei_quote(arch, quoted) : "missing");
-    SAEI_TRY(saei_gemma_draft(&draft, "Gemma Scope 2"));
-    affine = draft.desc.skip;
-    if (load->root) {
-        affine = false;
-        SAEI_TRY(saei_config_bool(load, "affine_connection", &affine));
-    }
-    if (affine != draft.desc.skip && (draft.desc.skip || !type || strcmp(type, "sae") != 0))
-        return saei_load_fail(load, SAE_ERR_MISMATCH, "affine_connection in config.json is %s, and "
-                              "there is %s affine_skip_connection", affine ? "true" : "not true",
-                              affine ? "no" : "an");
-    SAEI_TRY(saei_lens_scale(&draft, false));
-    SAEI_TRY(saei_draft_make(&draft, out));
-    o = &(*out)->origin;
-    if (type && strcmp(type, "transcoder") == 0) class_name = "jumprelu_transcoder";
-    if (draft.desc.skip) class_name = "jumprelu_skip_transcoder";
-    saei_origin_text(o->class_name, sizeof o->class_name, class_name);
-    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
-    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "hf_hook_point_in"));
-    o->layer = saei_layer_of(o->hook);
-    return SAE_OK;
-}
-
-typedef struct saei_scale_job {
-    sae_dictionary *dict;
-    float s;
-} saei_scale_job;
-
-static void saei_input_scale_part(void *arg, size_t part) {
-    const saei_scale_job *job = (const saei_scale_job *)arg;
-    const sae_dictionary *dict = job->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t i = part * SAEI_PART_LATENTS;
-    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
-    for (; i < end; i++) {
-        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->s, enc, enc);
-        kernels->divide(dict->ld_out, dec, job->s, dec);
-    }
-}
-
-/* Moves a factor of the input into the weights: what was made for s x takes x. f stays. */
-static void saei_fold_input_scale(sae_dictionary *dict, float s) {
-    saei_scale_job job = { dict, s };
-    saei_each_latent(dict, saei_input_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= s;
-}
-
-static bool saei_llama_probe(const saei_load *load) {
-    return saei_config_value(load->root, "jump_relu_threshold")
-           && saei_load_find(load, "encoder.weight");
-}
-
-/* The weights are for x sqrt(d) / (the dataset's mean norm), which is folded in; the threshold is
-   one number for all. */
-static sae_result saei_llama_read(saei_load *load, sae_dictionary **out) {
-    const sae_json *norm = saei_config_value(load->root, "dataset_average_activation_norm");
-    const sae_json *threshold = saei_config_value(load->root, "jump_relu_threshold");
-    const char *act = saei_config_text(load->root, "act_fn");
-    char quoted[SAEI_QUOTE];
-    saei_draft draft;
-    sae_dictionary *dict;
-    double s;
-    memset(&draft, 0, sizeof draft);
-    draft.load = load;
-    if (!load->root)
-        return saei_load_fail(load, SAE_ERR_NOT_FOUND,
-                              "there is no hyperparams.json beside the folder "
-                              "checkpoints");
-    load->config = load->root;
-    norm = saei_config_value(norm, "in");
-    if (act && strcmp(act, "jumprelu") != 0)
-        return saei_load_fail(load, SAE_ERR_UNSUPPORTED,
-                              "act_fn in hyperparams.json is %s, allowed is "
-                              "jumprelu",
-                              saei_quote(act, quoted));
-    if (!threshold || threshold->type != SAE_JSON_NUMBER || !(fabs(threshold->number) <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number "
-                              "jump_relu_threshold");
-    if (!norm || norm->type != SAE_JSON_NUMBER || !(norm->number > 0)
-        || !(norm->number <= FLT_MAX))
-        return saei_load_fail(load, SAE_ERR_FORMAT, "hyperparams.json has no number above 0 in "
-                              "dataset_average_activation_norm.in");
-    SAEI_TRY(saei_config_required(load, "d_model", &draft.desc.activation_dim));
-    SAEI_TRY(saei_config_required(load, "d_sae", &draft.desc.dict_size));
-    draft.desc.arch = SAE_ARCH_JUMP_RELU;
-    saei_draft_must(&draft, "encoder.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "encoder.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "decoder.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
-    saei_draft_must(&draft, "decoder.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
-    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Llama Scope");
-    SAEI_TRY(saei_draft_make(&draft, &dict));
-    s = sqrt((double)dict->desc.activation_dim) / norm->number;
-    for (size_t i = 0; i < dict->desc.dict_size; i++)
-        dict->aux0[i] = (float)(threshold->number * s);
-    saei_fold_input_scale(dict, (float)s);
-    saei_origin_text(dict->origin.class_name, sizeof dict->origin.class_name, "jumprelu");
-    saei_origin_text(dict->origin.hook, sizeof dict->origin.hook,
-                     saei_config_text(load->root, "hook_point_in"));
-    dict->origin.layer = saei_layer_of(dict->origin.hook);
-    *out = dict;
-    return SAE_OK;
-}
+/* ==== >>files: openai, Qwen-Scope, Goodfire, attention outputs ================================ */
 
 /* ---- openai/sparse_autoencoder ---- */
 
@@ -240,5 +79,146 @@ static sae_result saei_openai_read(saei_load *load, sae_dictionary **out) {
     SAEI_TRY(saei_openai_desc(&draft, &name));
     SAEI_TRY(saei_draft_make(&draft, out));
     saei_origin_text((*out)->origin.class_name, sizeof (*out)->origin.class_name, name);
+    return SAE_OK;
+}
+
+/* ---- Qwen-Scope ---- */
+
+/* W_enc, b_enc, W_dec, b_dec and nothing else: which side of W_enc the latents are on, 0 or 1, as
+   b_enc tells; -1: other tensors, or nothing tells. */
+static int saei_four_tensors(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc"), *b = saei_load_find(load, "b_enc");
+    if (sae_tensor_file_count(load->tensors) != 4 || !w || !b || !saei_load_find(load, "W_dec")
+        || !saei_load_find(load, "b_dec") || w->ndim != 2 || b->ndim != 1
+        || w->shape[0] == w->shape[1])
+        return -1;
+    return w->shape[0] == b->shape[0] ? 0 : w->shape[1] == b->shape[0] ? 1 : -1;
+}
+
+static bool saei_qwen_probe(const saei_load *load) {
+    const char *type = saei_config_text(load->root, "model_type");
+    if (strcmp(load->tensors->ending, ".pt") != 0 || !saei_load_find(load, "W_enc")
+        || sae_tensor_file_count(load->tensors) != 4)
+        return false;
+    return saei_ends_with(load->file, ".sae.pt") || (type && strcmp(type, "topk_sae") == 0)
+           || saei_four_tensors(load) == 0;
+}
+
+/* k in "SAE-Res-Qwen3-1.7B-Base-W32K-L0_50", the name of the repository, which the folder may
+   have; 0: none. */
+static size_t saei_qwen_name_k(const char *file) {
+    size_t end = saei_folder_length(file, strlen(file)), begin, k = 0;
+    while (end > 0 && saei_is_separator(file[end - 1])) end--;
+    begin = saei_folder_length(file, end);
+    for (size_t i = begin; i + 4 < end; i++) {
+        size_t at = i + 4;
+        if (strncmp(file + i, "-L0_", 4) != 0) continue;
+        for (k = 0; at < end && file[at] >= '0' && file[at] <= '9' && k < 1000000; at++)
+            k = 10 * k + (size_t)(file[at] - '0');
+        if (at == end) return k;
+    }
+    return 0;
+}
+
+/* N of "layerN.sae.pt"; -1: another name. */
+static int64_t saei_qwen_layer(const char *file) {
+    const char *name = saei_path_base(file);
+    int64_t layer = 0;
+    size_t n = 5;
+    if (strncmp(name, "layer", 5) != 0) return -1;
+    for (; name[n] >= '0' && name[n] <= '9' && n < 14; n++) layer = 10 * layer + (name[n] - '0');
+    return n > 5 ? layer : -1;
+}
+
+/* The k largest relu(p). Both matrices lie the other way round than elsewhere under these names:
+   W_enc [m,d], W_dec [d,m]. */
+static sae_result saei_qwen_read(saei_load *load, sae_dictionary **out) {
+    size_t d = 0, m = 0, k = 0;
+    sae_origin *o;
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Qwen-Scope");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    SAEI_TRY(saei_config_size(load, "d_model", &d));
+    SAEI_TRY(saei_config_size(load, "d_sae", &m));
+    SAEI_TRY(saei_config_size(load, "k", &k));
+    if ((d && d != draft.desc.activation_dim) || (m && m != draft.desc.dict_size))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "W_enc is of %zu latents of %zu dimensions, "
+                              "in config.json d_sae is %zu and d_model %zu", draft.desc.dict_size,
+                              draft.desc.activation_dim, m, d);
+    if (!k) k = saei_qwen_name_k(load->file);
+    if (!k) k = load->desc.k;
+    if (!k)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "neither a config.json nor the folder's "
+                              "name (...-L0_K) says k: give sae_load_desc.k");
+    if (k > draft.desc.dict_size)
+        return saei_load_fail(load, SAE_ERR_FORMAT, "k is %zu, allowed are 1 to the number of "
+                              "latents, %zu", k, draft.desc.dict_size);
+    draft.desc.arch = SAE_ARCH_TOP_K;
+    draft.desc.k = k;
+    draft.desc.no_b_dec_subtraction = true;
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->class_name, sizeof o->class_name, "topk_sae");
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "base_model"));
+    o->layer = saei_qwen_layer(load->file);
+    saei_origin_place(o, saei_config_text(load->root, "hook_point"), "hook_");
+    return SAE_OK;
+}
+
+/* ---- Goodfire ---- */
+
+static bool saei_goodfire_probe(const saei_load *load) {
+    return saei_load_find(load, "encoder_linear.weight")
+           && saei_load_find(load, "decoder_linear.weight");
+}
+
+static sae_result saei_goodfire_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    draft.desc.arch = SAE_ARCH_STANDARD_NEW;
+    saei_draft_must(&draft, "encoder_linear.weight", SAEI_SLOT_W_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "encoder_linear.bias", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.weight", SAEI_SLOT_W_DEC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "decoder_linear.bias", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "Goodfire's");
+    SAEI_TRY(saei_draft_sizes(&draft));
+    return saei_draft_make(&draft, out);
+}
+
+/* ---- attention outputs: hook_z, the heads side by side ---- */
+
+static bool saei_attention_probe(const saei_load *load) {
+    const sae_tensor *w = saei_load_find(load, "W_enc");
+    return saei_config_value(load->root, "act_size") && w && w->ndim == 2
+           && saei_load_find(load, "b_dec");
+}
+
+static sae_result saei_attention_read(saei_load *load, sae_dictionary **out) {
+    saei_draft draft;
+    sae_origin *o;
+    memset(&draft, 0, sizeof draft);
+    draft.load = load;
+    load->config = load->root;
+    draft.desc.arch = SAE_ARCH_STANDARD;
+    SAEI_TRY(saei_config_required(load, "act_size", &draft.desc.activation_dim));
+    SAEI_TRY(saei_config_required(load, "dict_size", &draft.desc.dict_size));
+    saei_draft_must(&draft, "W_enc", SAEI_SLOT_W_ENC_T, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_enc", SAEI_SLOT_B_ENC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "W_dec", SAEI_SLOT_W_DEC, NULL, SAEI_SLOT_NOTHING);
+    saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
+    if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "an AutoEncoder");
+    SAEI_TRY(saei_draft_make(&draft, out));
+    o = &(*out)->origin;
+    saei_origin_text(o->model, sizeof o->model, saei_config_text(load->root, "model_name"));
+    saei_origin_text(o->hook, sizeof o->hook, saei_config_text(load->root, "act_name"));
+    o->layer = saei_layer_of(o->hook);
     return SAE_OK;
 }

@@ -94,8 +94,7 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
         t->shape[0] = desc->num_groups;
         t->data = groups;
         break;
-    case SAEI_SLOT_SCALE:
-    case SAEI_SLOT_NOTHING: break;
+    default: break;
     }
     return SAE_OK;
 }

@@ -50,6 +50,27 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
     return SAE_OK;
 }
 
+/* A layer of clt-training alone (n_targets 0) has a post-encoder, nothing where it is 0. */
+static sae_result saei_sparsify_post(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    const sae_tensor *post = saei_draft_may(draft, "post_enc", SAEI_SLOT_NOTHING);
+    size_t targets = 0;
+    bool scaled = false, normalized = false;
+    SAEI_TRY(saei_config_size(load, "n_targets", &targets));
+    SAEI_TRY(saei_config_bool(load, "post_encoder_scale", &scaled));
+    SAEI_TRY(saei_config_bool(load, "normalize_io", &normalized));
+    if (targets)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "the folder of one layer of "
+                              "clt-training's cross-layer transcoder (n_targets in cfg.json is "
+                              "%zu), which sae_clt_open opens by the folder above", targets);
+    if (scaled || normalized || (post && (post->ndim != 1 || !sae_dtype_size(post->dtype)
+                                          || !saei_is_zero(post))))
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with a "
+                              "post-encoder or norms (post_enc, post_encoder_scale, normalize_io), "
+                              "which sae_clt_open opens");
+    return SAE_OK;
+}
+
 static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     saei_draft draft;
     sae_dictionary *dict;
@@ -68,6 +89,7 @@ static sae_result saei_sparsify_read(saei_load *load, sae_dictionary **out) {
     saei_draft_must(&draft, "b_dec", SAEI_SLOT_B_DEC, NULL, SAEI_SLOT_NOTHING);
     if (draft.desc.skip)
         saei_draft_must(&draft, "W_skip", SAEI_SLOT_W_SKIP, NULL, SAEI_SLOT_NOTHING);
+    SAEI_TRY(saei_sparsify_post(&draft));
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a SparseCoder");
     SAEI_TRY(saei_draft_make(&draft, &dict));
     while (end > 0 && (saei_is_separator(load->file[end - 1])
@@ -92,6 +114,7 @@ static sae_result saei_export_sparsify_fit(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     if (h->arch != SAE_ARCH_TOP_K || e->dict->rule != SAE_RULE_TOP_K)
         return saei_export_refused(e, "latents but the k largest of a row and group max");
+    SAEI_TRY(saei_export_one_place(e));
     if (h->activation == SAE_ACTIVATION_SIGNED || h->activation == SAE_ACTIVATION_MAGNITUDE)
         return saei_export_refused(e, "latents below 0");
     if (h->input_norm) return saei_export_refused(e, "normalisation of the input");

@@ -41,20 +41,15 @@ static double saei_vsum(saei_v a) {
     return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
-/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
-   rows of a power of two in length share few sets of a cache. */
-__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
-    const float *const at[16], size_t k, saei_v r[16]) {
-#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
-#define SAEI_LOAD(q)                                                                               \
-    saei_v a##q = saei_vload(at[4 * q] + k), b##q = saei_vload(at[4 * q + 1] + k),                 \
-           c##q = saei_vload(at[4 * q + 2] + k), d##q = saei_vload(at[4 * q + 3] + k);
+/* 16 rows of 16 words: r[c] becomes column c of them. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn)(saei_v r[16]) {
+#define SAEI_QUADS(X) X(0) X(1) X(2) X(3)
 /* w, x, y, z of quad q: lanes 4 g + i hold column 4 g + 0, 1, 2, 3 of row 4 q + i */
 #define SAEI_QUAD(q)                                                                               \
-    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, a##q, b##q));                 \
-    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, a##q, b##q));                 \
-    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, c##q, d##q));                 \
-    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, c##q, d##q));                 \
+    __m512d e##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d f##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q], r[4 * q + 1]));     \
+    __m512d g##q = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
+    __m512d h##q = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xFFFF, r[4 * q + 2], r[4 * q + 3])); \
     saei_v w##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, e##q, g##q));                    \
     saei_v x##q = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, e##q, g##q));                    \
     saei_v y##q = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, f##q, h##q));                    \
@@ -71,16 +66,24 @@ __attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
         r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0x88);                               \
         r[c + 12] = _mm512_maskz_shuffle_f32x4(0xFFFF, lp, hp, 0xDD);                              \
     }
-    SAEI_ALL(SAEI_LOAD)
-    SAEI_ALL(SAEI_QUAD)
+    SAEI_QUADS(SAEI_QUAD)
     SAEI_QUARTERS(w, 0)
     SAEI_QUARTERS(x, 1)
     SAEI_QUARTERS(y, 2)
     SAEI_QUARTERS(z, 3)
-#undef SAEI_ALL
-#undef SAEI_LOAD
+#undef SAEI_QUADS
 #undef SAEI_QUAD
 #undef SAEI_QUARTERS
+}
+
+/* 16 rows of 16 words at k to r[c] = column k + c of the 16 rows: whole cache lines are read, as
+   rows of a power of two in length share few sets of a cache. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_transpose)(
+    const float *const at[16], size_t k, saei_v r[16]) {
+#define SAEI_READ(i) r[i] = saei_vload(at[i] + k);
+    SAEI_SIXTEEN(SAEI_READ)
+    SAEI_FN(saei_turn)(r);
+#undef SAEI_READ
 }
 
 static bool SAEI_FN(saei_copy_transposed)(const void *const row[16], size_t n, float *to,

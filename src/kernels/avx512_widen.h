@@ -6,42 +6,65 @@
 #include "begin_avx512.inl"
 #include "names.inl"
 
-/* 16 rows of 16 words at a time, transposed in registers; a word of BF16 is two weights. */
-static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
-                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2, piece = dtype == SAE_BF16 ? 32 : 16;
-    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
-    const unsigned char *row[SAEI_PANEL];
-    size_t k = 0;
-    for (size_t j = 0; j < SAEI_PANEL; j++)
-        row[j] = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-    for (; k + piece <= dim; k += piece)
-        for (size_t j = 0; j < SAEI_PANEL; j += 16) {
-            float half[256], *to = out + k * SAEI_PANEL + j;
-            const float *at[16];
-            saei_v r[16];
-            for (size_t i = 0; i < 16; i++) {
-                const unsigned char *weights = row[j + i] + k * size;
-                _mm_prefetch((const char *)weights + ahead, _MM_HINT_T1);
-                at[i] = dtype == SAE_F16 ? half + 16 * i : (const float *)(const void *)weights;
-                if (dtype == SAE_F16) saei_vstore(half + 16 * i, saei_vhalf(weights));
-            }
-            SAEI_FN(saei_transpose)(at, 0, r);
-            if (dtype == SAE_BF16)
-                for (size_t c = 0; c < 16; c++, to += 2 * SAEI_PANEL) {
-                    __m512i pair = _mm512_castps_si512(r[c]);
-                    saei_vstore(to, _mm512_castsi512_ps(
-                                        _mm512_maskz_slli_epi32(0xFFFF, pair, 16)));
-                    saei_vstore(to + SAEI_PANEL,
-                                _mm512_castsi512_ps(_mm512_and_si512(pair, upper)));
-                }
-            else
-                for (size_t c = 0; c < 16; c++, to += SAEI_PANEL) saei_vstore(to, r[c]);
-        }
-    if (k < dim)
-        SAEI_FN(saei_widen_rows)(dtype, from + k * size, step, count, dim - k, 0,
-                                 out + k * SAEI_PANEL);
+static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
+    return saei_vload((const float *)(const void *)p);
 }
+
+/* 32 bytes of each of 16 rows: r[c] has words c. Rows i and i + 4 share a register, and turn as 8
+   rows of AVX2 do. */
+__attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
+    const unsigned char *const row[16], size_t at, saei_v r[16]) {
+#define SAEI_BYTES(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at))
+#define SAEI_READ(c, i)                                                                            \
+    r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \
+        0xFF, _mm512_castsi256_si512(SAEI_BYTES(i)), SAEI_BYTES(i + 4), 1));
+#define SAEI_PAIR(a, b)                                                                            \
+    saei_v lo##a = _mm512_maskz_unpacklo_ps(0xFFFF, r[a], r[b]);                                   \
+    saei_v hi##a = _mm512_maskz_unpackhi_ps(0xFFFF, r[a], r[b]);
+#define SAEI_QUAD(a, b)                                                                            \
+    saei_v q0##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0x44);                            \
+    saei_v q1##a = _mm512_maskz_shuffle_ps(0xFFFF, lo##a, lo##b, 0xEE);                            \
+    saei_v q2##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0x44);                            \
+    saei_v q3##a = _mm512_maskz_shuffle_ps(0xFFFF, hi##a, hi##b, 0xEE);
+#define SAEI_QUARTERS(c)                                                                           \
+    r[c] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0x88);                             \
+    r[c + 4] = _mm512_maskz_shuffle_f32x4(0xFFFF, q##c##0, q##c##4, 0xDD);
+    SAEI_READ(0, 0) SAEI_READ(1, 1) SAEI_READ(2, 2) SAEI_READ(3, 3)
+    SAEI_READ(4, 8) SAEI_READ(5, 9) SAEI_READ(6, 10) SAEI_READ(7, 11)
+    SAEI_PAIR(0, 1) SAEI_PAIR(2, 3) SAEI_PAIR(4, 5) SAEI_PAIR(6, 7)
+    SAEI_QUAD(0, 2) SAEI_QUAD(4, 6)
+    SAEI_QUARTERS(0) SAEI_QUARTERS(1) SAEI_QUARTERS(2) SAEI_QUARTERS(3)
+#undef SAEI_BYTES
+#undef SAEI_READ
+#undef SAEI_PAIR
+#undef SAEI_QUAD
+#undef SAEI_QUARTERS
+}
+
+#define SAEI_LANES 16
+#define SAEI_ALL SAEI_SIXTEEN
+#define SAEI_WIDE saei_v
+#define SAEI_LOAD saei_vload
+#define SAEI_STORE saei_vstore
+#define SAEI_HALVES saei_vhalf
+#define SAEI_SET saei_vset
+#define SAEI_FMA saei_vfma
+#define SAEI_MUL saei_vmul
+#define SAEI_SUB saei_vsub
+#define SAEI_INT __m512i
+#define SAEI_BITS _mm512_castps_si512
+#define SAEI_FLOAT _mm512_castsi512_ps
+#define SAEI_NUMBER(v) _mm512_maskz_cvtepi32_ps(0xFFFF, v)
+#define SAEI_LEFT(v, n) _mm512_maskz_slli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT(v, n) _mm512_maskz_srli_epi32(0xFFFF, v, n)
+#define SAEI_RIGHT_BY(v, n) _mm512_maskz_srl_epi32(0xFFFF, v, _mm_cvtsi32_si128(n))
+#define SAEI_SIGNED_RIGHT(v, n) _mm512_maskz_srai_epi32(0xFFFF, v, n)
+#define SAEI_AND(v, mask) _mm512_and_si512(v, _mm512_set1_epi32((int)(mask)))
+#define SAEI_OR _mm512_or_si512
+#define SAEI_LESS(v, n) _mm512_sub_epi32(v, _mm512_set1_epi32(n))
+#include "pieces.inl"
+#include "pieces_few_bits.inl"
+#include "widen.inl"
 
 #include "end.inl"
 #include "end_target.inl"

@@ -89,34 +89,45 @@ static void SAEI_FN(saei_tile_row)(const float *x, const float *panel, size_t di
     saei_vstore(out + 32, c);
 }
 
-static void SAEI_FN(saei_widen)(sae_dtype dtype, const void *from, size_t n, float *out) {
-    const unsigned char *at = (const unsigned char *)from;
+static void SAEI_FN(saei_widen)(sae_dtype dtype, const unsigned char *from, size_t n, float *out) {
     size_t i = 0;
-    if (dtype == SAE_F32) {
-        memcpy(out, at, n * sizeof *out);
-        return;
-    }
     if (dtype == SAE_F16)
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(at + 2 * i));
-    else
-        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(at + 2 * i));
-    for (; i < n; i++)
-        out[i] = dtype == SAE_F16 ? saei_half_value((uint16_t)saei_le16(at + 2 * i))
-                                  : saei_bf16_value((uint16_t)saei_le16(at + 2 * i));
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vhalf(from + 2 * i));
+    else if (dtype == SAE_BF16)
+        for (; i + 16 <= n; i += 16) saei_vstore(out + i, saei_vbf16(from + 2 * i));
+    if (i < n)
+        saei_dtype_row_to_f32(dtype, from + saei_dtype_bytes(dtype, i), 0, n - i, out + i);
 }
 
 /* The kernel widen_panel, row by row. */
 static void SAEI_FN(saei_widen_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
                                      size_t count, size_t dim, ptrdiff_t ahead, float *out) {
-    const size_t size = dtype == SAE_F32 ? 4 : 2;
-    float lane[16];
-    for (size_t j = 0; j < SAEI_PANEL; j++) {
-        const unsigned char *row = from + (ptrdiff_t)saei_min(j, count - 1) * step;
-        for (size_t k = 0; k < dim; k += 16) {
-            const size_t n = saei_min(16, dim - k);
-            SAEI_PREFETCH(row + (ptrdiff_t)(k * size) + ahead);
-            SAEI_FN(saei_widen)(dtype, row + k * size, n, lane);
+    const size_t piece = saei_max(32, sae_dtype_block(dtype));
+    float lane[256];
+    for (size_t j = 0; j < count; j++, from += step)
+        for (size_t k = 0; k < dim; k += piece) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(piece, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
             for (size_t c = 0; c < n; c++) out[(k + c) * SAEI_PANEL + j] = lane[c];
         }
+}
+
+/* The kernel stream, row by row. */
+static void SAEI_FN(saei_stream_rows)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                      size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                      bool add, float *out) {
+    float lane[32];
+    for (size_t j = 0; j < count; j++, from += step) {
+        float s = add ? out[j] : 0;
+        for (size_t k = 0; k < dim; k += 32) {
+            const unsigned char *at = from + saei_dtype_bytes(dtype, k);
+            const size_t n = saei_min(32, dim - k);
+            SAEI_PREFETCH(at + ahead);
+            SAEI_FN(saei_widen)(dtype, at, n, lane);
+            for (size_t c = 0; c < n; c++) s = fmaf(x[k + c], lane[c], s);
+        }
+        out[j] = s;
     }
 }

@@ -24,7 +24,7 @@ enum { SAEI_MAX_THREADS = 1024 };
 enum {
     SAEI_BLOCK_ROWS = 128, SAEI_BLOCK_DEPTH = 64, /* a panel is packed once for 128 rows */
     SAEI_BLOCK_LISTS = 4096,
-    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 128, /* of a linear layer's products */
+    SAEI_LINEAR_ROWS = 256, SAEI_LINEAR_DEPTH = 512, /* of a linear layer's products */
     SAEI_SMALL_ROWS = 16, SAEI_SMALL_DEPTH = 8,
     SAEI_LEAST_BLOCKS = 4
 };
@@ -34,8 +34,8 @@ typedef struct saei_norm {
     float shift, divisor, scale;
 } saei_norm;
 
-/* What a block of rows needs; linear layers use all of product and panel. A context has one for
-   each thread; a call takes one that is free for the time of a block. */
+/* What a block of rows needs; linear layers use all of product, panel and value. A context has one
+   for each thread; a call takes one that is free for the time of a block. */
 struct saei_block {
     float product[SAEI_LINEAR_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_DEPTH * SAEI_PANEL];
     float centred[SAEI_TILE_ROWS * SAEI_BLOCK_DEPTH];

@@ -1,7 +1,7 @@
 #pragma once
 #include "portable.h"
 #include "neon.h"
-#include "avx2.h"
+#include "avx2_widen.h"
 #include "avx512_encode.h"
 #include "avx512_widen.h"
 #include "avx512_train.h"

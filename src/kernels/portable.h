@@ -22,7 +22,7 @@ static inline void saei_vstore(float *p, saei_v x) { memcpy(p, x.f, sizeof x.f);
         return r;                                                                                  \
     }
 SAEI_LANES(saei_vset(float a), a)
-SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_value((uint16_t)saei_le16(p + 2 * i)))
+SAEI_LANES(saei_vhalf(const unsigned char *p), saei_half_at(p + 2 * i))
 SAEI_LANES(saei_vbf16(const unsigned char *p), saei_bf16_value((uint16_t)saei_le16(p + 2 * i)))
 SAEI_LANES(saei_vfma(saei_v x, saei_v y, saei_v z), fmaf(x.f[i], y.f[i], z.f[i]))
 SAEI_LANES(saei_vmul(saei_v x, saei_v y), x.f[i] * y.f[i])
@@ -34,28 +34,30 @@ SAEI_LANES(saei_vsqrt(saei_v x), sqrtf(x.f[i]))
 #include "sum.inl"
 
 /* 4 rows x 16 latents at a time. */
-static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,
-                               bool add, float *out) {
-    for (size_t r = 0; r < SAEI_TILE_ROWS; r += 4)
+static void SAEI_FN(saei_tile)(const float *const x[SAEI_TILE_ROWS], size_t rows,
+                               const float *panel, size_t dim, bool add, float *out, size_t ld) {
+#define SAEI_ALL(X) X(0) X(1) X(2) X(3)
+#define SAEI_BEGIN(i)                                                                              \
+    const float *x##i = x[r + i];                                                                  \
+    saei_v a##i = add && r + i < rows ? saei_vload(o + i * ld) : saei_vset(0);
+#define SAEI_ADD(i) a##i = saei_vfma(saei_vset(x##i[k]), v, a##i);
+#define SAEI_END(i)                                                                                \
+    if (r + i < rows) saei_vstore(o + i * ld, a##i);
+    for (size_t r = 0; r < rows; r += 4)
         for (size_t c = 0; c < SAEI_PANEL; c += 16) {
-            float *o = out + r * SAEI_PANEL + c;
-            const float *x0 = x[r], *x1 = x[r + 1], *x2 = x[r + 2], *x3 = x[r + 3], *p = panel + c;
-            saei_v a0 = add ? saei_vload(o) : saei_vset(0);
-            saei_v a1 = add ? saei_vload(o + SAEI_PANEL) : saei_vset(0);
-            saei_v a2 = add ? saei_vload(o + 2 * SAEI_PANEL) : saei_vset(0);
-            saei_v a3 = add ? saei_vload(o + 3 * SAEI_PANEL) : saei_vset(0);
+            float *o = out + r * ld + c;
+            const float *p = panel + c;
+            SAEI_ALL(SAEI_BEGIN)
             for (size_t k = 0; k < dim; k++, p += SAEI_PANEL) {
                 saei_v v = saei_vload(p);
-                a0 = saei_vfma(saei_vset(x0[k]), v, a0);
-                a1 = saei_vfma(saei_vset(x1[k]), v, a1);
-                a2 = saei_vfma(saei_vset(x2[k]), v, a2);
-                a3 = saei_vfma(saei_vset(x3[k]), v, a3);
+                SAEI_ALL(SAEI_ADD)
             }
-            saei_vstore(o, a0);
-            saei_vstore(o + SAEI_PANEL, a1);
-            saei_vstore(o + 2 * SAEI_PANEL, a2);
-            saei_vstore(o + 3 * SAEI_PANEL, a3);
+            SAEI_ALL(SAEI_END)
         }
+#undef SAEI_ALL
+#undef SAEI_BEGIN
+#undef SAEI_ADD
+#undef SAEI_END
 }
 
 #include "common.inl"

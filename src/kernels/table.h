@@ -16,6 +16,11 @@
 /* Free entries a row's list needs before a panel: what it may add and overwrite. */
 #define SAEI_LIST_RESERVE (SAEI_PANEL + SAEI_LIST_PADDING)
 
+/* X of the numbers below 8 and 16: what an array's loop would do in memory stays in registers. */
+#define SAEI_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define SAEI_SIXTEEN(X)                                                                            \
+    SAEI_EIGHT(X) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 /* A row as int16 for screening: x = q * inverse + delta. All three are rounded up. */
 typedef struct saei_quantized {
     float inverse;      /* 0: q is all zeros; negative: the row has no finite, sane norm */
@@ -28,17 +33,22 @@ typedef struct saei_quantized {
     /* out[k][48] = row[j][k] for 48 rows of dim words, rows from count on as zeros */             \
     X(set, void, pack, (const uint32_t *const row[SAEI_PANEL], size_t count, size_t dim,           \
       uint32_t *out))                                                                              \
-    /* out[r][0..48) = sum_k x[r][k] panel[k][0..48), 8 rows (+ out if add): the product order */  \
-    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], const float *panel, size_t dim,      \
-      bool add, float *out))                                                                       \
+    /* out[r ld][0..48) = sum_k x[r][k] panel[k][0..48), r < rows <= 8 (+ out if add): the product \
+       order. All 8 x are read. */                                                                 \
+    X(set, void, tile, (const float *const x[SAEI_TILE_ROWS], size_t rows, const float *panel,     \
+      size_t dim, bool add, float *out, size_t ld))                                                \
     /* out[0..48) of one row likewise */                                                           \
     X(set, void, tile_row, (const float *x, const float *panel, size_t dim, bool add, float *out)) \
-    /* n elements of type F32, F16 or BF16, at any address, as floats; and out[k][48] = element k  \
-       of 48 rows of them, which are `step` bytes apart, k < dim, from row `count` on the last of  \
-       them again. What lies `ahead` bytes behind each is fetched meanwhile. */                    \
-    X(set, void, widen, (sae_dtype dtype, const void *from, size_t n, float *out))                 \
+    /* Weights at any address. n that lie together, of a type that is not of blocks, as floats;    \
+       and out[k][48] = weight k of `count` rows, `step` bytes apart, k < dim (of block types whole\
+       blocks); columns from count on are not specified. What lies `ahead` bytes behind is fetched.\
+    */                                                                                             \
+    X(set, void, widen, (sae_dtype dtype, const unsigned char *from, size_t n, float *out))        \
     X(set, void, widen_panel, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,         \
       size_t count, size_t dim, ptrdiff_t ahead, float *out))                                      \
+    /* tile_row of such a panel, which is not written: F32, F16, BF16 and Q8_0 */                  \
+    X(set, void, stream, (sae_dtype dtype, const unsigned char *from, ptrdiff_t step,              \
+      size_t count, size_t dim, ptrdiff_t ahead, const float *x, bool add, float *out))            \
     /* out[j] = x.M[row[j]] (+ out[j] if add): the product order */                                \
     X(set, void, products, (size_t n, const float *x, size_t count, const uint32_t *row,           \
       const float *M, size_t ld, bool add, float *out))                                            \

@@ -13,3 +13,9 @@ static void SAEI_FN(saei_widen_panel)(sae_dtype dtype, const unsigned char *from
                                       size_t count, size_t dim, ptrdiff_t ahead, float *out) {
     SAEI_FN(saei_widen_rows)(dtype, from, step, count, dim, ahead, out);
 }
+
+static void SAEI_FN(saei_stream)(sae_dtype dtype, const unsigned char *from, ptrdiff_t step,
+                                 size_t count, size_t dim, ptrdiff_t ahead, const float *x,
+                                 bool add, float *out) {
+    SAEI_FN(saei_stream_rows)(dtype, from, step, count, dim, ahead, x, add, out);
+}

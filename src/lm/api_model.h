@@ -25,15 +25,20 @@ typedef struct sae_lm_config {
     bool tied;              /* the unembedding is the embedding */
     int64_t bos_token, eos_token, pad_token; /* of config.json or the family; -1: none */
     char activation[24];    /* hidden_act */
-    sae_dtype dtype;        /* of the weights in the file */
+    sae_dtype dtype;        /* of the embedding in the file */
 } sae_lm_config;
 
-/* A folder of transformers. The files stay mapped and matrices stay in them, in their own type;
-   what is computed is float32. ctx must outlive the model. Errors:
-   SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
-   config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
-   activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out);
+/* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model
+   is the same by the same names, also where rows of q, k or qkv stand in another order in the
+   .gguf. The files stay mapped and matrices stay in them, in their own type; what is computed is
+   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT
+   (damaged, or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another
+   family, the message lists those there are; another activation or rotary kind; in a folder
+   quantised weights, in a .gguf types of less than Q2_K and tensors that are not known),
+   SAE_ERR_OUT_OF_MEMORY.
+   A .gguf does not say: of Mistral its window; of Gemma 2 and 3 another scale of the scores than
+   published models have; which is Mistral and which Llama (family is "llama"). */
+SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out);
 SAE_API void sae_lm_close(sae_lm *model); /* NULL is fine */
 SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model);
 
@@ -85,6 +90,10 @@ typedef struct sae_lm_site {
 SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *name, bool input,
                                     sae_lm_site *out);
 SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site); /* floats a row */
+/* The name of a place: of the module, or (hook) of TransformerLens' hook; "" where it has none.
+   Cut to size, in out, which is returned. */
+SAE_API const char *sae_lm_site_name(const sae_lm *model, sae_lm_site site, bool hook, char *out,
+                                     size_t size);
 /* Whether rows there are the residual stream or are added to it as they are: then a decoder's row
    times the norm's weight and the unembedding says which tokens it speaks for. */
 SAE_API bool sae_lm_site_is_residual(const sae_lm *model, sae_lm_site site);

@@ -5,11 +5,13 @@
 
 typedef struct sae_tokenizer sae_tokenizer;
 
-/* folder holds tokenizer.json, or is that file. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
-   SAE_ERR_UNSUPPORTED (another kind of model, normalizer or pre-tokenizer, named in the message),
-   SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *folder,
-                                      sae_tokenizer **out);
+/* A folder that holds tokenizer.json, that file, or a .gguf with a BPE of bytes (gpt2) or of
+   SentencePiece (llama). A .gguf names its pattern (tokenizer.ggml.pre) and says nothing of NFC,
+   ignore_merges or which pairs merge: these are as the tokenizer of that name has them, and pairs
+   as SentencePiece takes them. Errors: SAE_ERR_NOT_FOUND (also a .gguf without a tokenizer),
+   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED (another kind of model, normalizer or pre-tokenizer, named in
+   the message), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *path, sae_tokenizer **out);
 SAE_API void sae_tokenizer_close(sae_tokenizer *tokenizer);
 SAE_API size_t sae_tokenizer_size(const sae_tokenizer *tokenizer); /* largest id + 1 */
 
@@ -26,7 +28,8 @@ SAE_API void sae_tokens_free(sae_tokens *tokens);
 SAE_API void sae_text_free(sae_text *text);
 
 /* What stands in front of a text [*count], 0 where there is none: the tokens that the file's
-   post-processor puts there, else bos_token of the tokenizer_config.json beside it. */
+   post-processor puts there, else bos_token of the tokenizer_config.json beside it; of a .gguf
+   bos_token_id. */
 SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *tokenizer, size_t *count);
 
 /* Appends the ids of text [size]; with bos, behind sae_tokenizer_bos.

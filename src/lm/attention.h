@@ -9,6 +9,7 @@ static float lmi_frequency(const lmi_rope *rope, size_t i, size_t dims) {
     float power = (float)(2 * i) / (float)dims;
     float f = 1 / (float)lmi_exp((double)power * lmi_ln(rope->base));
     float factor = (float)rope->factor, wave, s;
+    if (rope->divisors) f /= rope->divisors[i];
     if (rope->kind == LMI_ROPE_PLAIN) return f;
     if (rope->kind == LMI_ROPE_LINEAR) return f / factor;
     wave = 6.28318530718f / f;
@@ -42,13 +43,14 @@ static sae_result lmi_angles(sae_lm *m, size_t rows) {
     return SAE_OK;
 }
 
-/* A head's row as attention takes it: norm, then rotary. */
+/* A head's row as attention takes it: in transformers' order, norm, then rotary. */
 static void lmi_head_row(const sae_lm *m, const lmi_norm *norm, size_t rope, size_t position,
                          const float *from, float *to) {
     const sae_lm_config *info = &m->shape.info;
     size_t pairs = (info->rotary_dims + 1) / 2;
     const float *angles = pairs ? m->angles[rope] + position * 2 * pairs : NULL;
     if (norm->weight) lmi_norm_row(m, norm, info->head_dim, from, to);
+    else if (m->shape.has & LMI_PAIRED) lmi_unpair(info->head_dim, from, to);
     else memcpy(to, from, info->head_dim * sizeof *to);
     if (pairs) m->kernels->turn(pairs, angles, angles + pairs, to);
 }
@@ -147,6 +149,16 @@ static void lmi_set_heads(lmi_heads *h, float *at, size_t row, size_t head) {
     h->head = head;
 }
 
+/* Rows of qkv from all q, all k, all v to [heads][q,k,v][hd]. */
+static void lmi_by_head(lmi_run *run, size_t heads, size_t hd) {
+    for (size_t r = 0; r < run->n; r++) {
+        float *row = run->qkv + r * 3 * heads * hd;
+        memcpy(run->heads, row, 3 * heads * hd * sizeof *row);
+        for (size_t i = 0; i < 3 * heads; i++)
+            memcpy(row + i * hd, run->heads + (i % 3 * heads + i / 3) * hd, hd * sizeof *row);
+    }
+}
+
 /* qkv = the queries, keys and values of normed. */
 static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
     const lmi_layer *l = &run->m->layer[i];
@@ -154,9 +166,14 @@ static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
     size_t hd = info->head_dim, wide = info->heads * hd, narrow = info->kv_heads * hd;
     float *q = run->qkv, *k, *v;
     if (l->qkv) {
+        bool apart = (run->m->shape.has & LMI_APART) != 0;
         bool by_head = (run->m->shape.has & LMI_BY_HEAD) != 0;
-        size_t row = wide + 2 * narrow, head = by_head ? 3 * hd : hd;
+        size_t row = wide + 2 * narrow, head;
         LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, q));
+        if (by_head && apart && lmi_hooks_at(run, SAE_LM_QKV_PROJ, i, false))
+            lmi_by_head(run, info->heads, hd);
+        else by_head = by_head && !apart;
+        head = by_head ? 3 * hd : hd;
         LMI_AT(SAE_LM_QKV_PROJ, i, false, q);
         lmi_set_heads(&run->q, q, row, head);
         lmi_set_heads(&run->k, q + (by_head ? hd : wide), row, head);

@@ -57,3 +57,16 @@ static bool lmi_is_file(const char *path) {
     if (f) fclose(f);
     return f != NULL;
 }
+
+/* Whether the path names a .gguf, by what is in it; by its ending where nothing is there. */
+static bool lmi_names_gguf(const char *path) {
+    size_t n = strlen(path);
+    char head[4] = { 0, 0, 0, 0 };
+    FILE *f;
+    if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return true;
+    f = fopen(path, "rb");
+    if (!f) return false;
+    n = fread(head, 1, sizeof head, f);
+    fclose(f);
+    return n == sizeof head && memcmp(head, "GGUF", sizeof head) == 0;
+}

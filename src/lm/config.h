@@ -11,6 +11,7 @@ typedef struct lmi_config {
     const char *path;
     const sae_json *root, *outer; /* the same, but for models of text and images */
     const lmi_family *family;
+    const char *arch; /* of a .gguf: in front of its keys */
 } lmi_config;
 
 /* The value of the first of the keys that is there; *name, if given, is that key in `text`. */
@@ -337,7 +338,7 @@ static sae_result lmi_config_family(lmi_config *c, lmi_shape *s) {
         && sae_json_kind_of(sae_json_get(c->root, "text_config")) == SAE_JSON_OBJECT)
         c->root = sae_json_get(c->root, "text_config");
     s->has = c->family->has;
-    s->naming = c->family->naming;
+    s->naming = s->tensors = c->family->naming;
     snprintf(s->info.family, sizeof s->info.family, "%s", type);
     return SAE_OK;
 }

@@ -40,16 +40,20 @@ static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t siz
     return true;
 }
 
-/* Bytes of a long word up to its first seam. The character behind it has a token, so that a run of
-   unknown ones is not cut. */
+/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may
+   be left out, or be one with its like. */
 static size_t lmi_seam_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
-    size_t at, length;
-    uint32_t before = lmi_code(s, left, &at);
-    for (; at < left; at += length) {
+    size_t before = 0, at, length;
+    uint32_t last = lmi_code(s, left, &at);
+    while (at < left) {
         uint32_t c = lmi_code(s + at, left - at, &length);
-        size_t bit = lmi_seam_at(t, before, c);
-        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0) return at;
-        before = c;
+        size_t bit = lmi_seam_at(t, last, c);
+        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0
+            && lmi_char_id(t, s + before, at - before) >= 0)
+            return at;
+        last = c;
+        before = at;
+        at += length;
     }
     return left;
 }
@@ -123,11 +127,15 @@ static bool lmi_encode_between(sae_tokenizer *t, int kind, const unsigned char *
 /* Takes the added tokens of one kind out of a text; what lies between goes on. */
 static bool lmi_encode_text(sae_tokenizer *t, int kind, const unsigned char *s, size_t size,
                             bool first, sae_tokens *out) {
+    const uint32_t *starts = t->starts[kind];
     size_t begin = 0, at = 0;
     for (;;) {
         const lmi_added *a = NULL;
         size_t start, stop;
-        while (at < size && !(a = lmi_added_at(t, kind, s + at, size - at))) at++;
+        while (at < size
+               && (starts[s[at]] == starts[s[at] + 1]
+                   || !(a = lmi_added_at(t, kind, s + at, size - at))))
+            at++;
         if (!a) break;
         start = at;
         stop = at += a->span.size;

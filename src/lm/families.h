@@ -4,12 +4,15 @@
 /* ==== >>lm: families ========================================================================== */
 /* A model is a description (lmi_shape) and tensors by name. A row of lmi_families says what models
    of a model_type have, where config.json is silent; a naming says what their tensors are called,
-   which is how transformers calls the modules. Nothing behind this file asks for a family. */
+   which is how transformers calls the modules. A .gguf has one naming for all, gguf.h the rows.
+   Nothing behind these two files asks for a family. */
 
 /* What has a name: the modules of sae_lm_module, and parts that are no place to look at. */
 enum {
     LMI_POSITIONS = SAE_LM_NUM_MODULES, LMI_UNEMBED, LMI_Q_NORM, LMI_K_NORM, LMI_ROUTER,
-    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN, LMI_NUM_PARTS
+    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN,
+    LMI_EXPERT_GATE_UP, /* the first two in one */
+    LMI_NUM_PARTS
 };
 
 typedef struct lmi_name {
@@ -107,6 +110,34 @@ static const lmi_name lmi_gemma2_names[] = {
 static const lmi_naming lmi_gemma2 = { "model.", "layers.", &lmi_llama,
                                        LMI_NAMES(lmi_gemma2_names) };
 
+/* Tensors of a .gguf; those of experts hold all of them, [experts,outputs,inputs]. */
+static const lmi_name lmi_gguf_names[] = {
+    { SAE_LM_EMBED, "token_embd" },
+    { LMI_POSITIONS, "position_embd" },
+    { SAE_LM_FINAL_NORM, "output_norm" },
+    { LMI_UNEMBED, "output" },
+    { SAE_LM_ATTENTION_NORM, "attn_norm" },
+    { SAE_LM_QKV_PROJ, "attn_qkv" },
+    { SAE_LM_Q_PROJ, "attn_q" },
+    { SAE_LM_K_PROJ, "attn_k" },
+    { SAE_LM_V_PROJ, "attn_v" },
+    { LMI_Q_NORM, "attn_q_norm" },
+    { LMI_K_NORM, "attn_k_norm" },
+    { SAE_LM_O_PROJ, "attn_output" },
+    { SAE_LM_ATTENTION_POST_NORM, "post_attention_norm" },
+    { SAE_LM_MLP_NORM, "ffn_norm" },
+    { SAE_LM_GATE_PROJ, "ffn_gate" },
+    { SAE_LM_UP_PROJ, "ffn_up" },
+    { SAE_LM_DOWN_PROJ, "ffn_down" },
+    { LMI_ROUTER, "ffn_gate_inp" },
+    { LMI_EXPERT_GATE, "ffn_gate_exps" },
+    { LMI_EXPERT_UP, "ffn_up_exps" },
+    { LMI_EXPERT_DOWN, "ffn_down_exps" },
+    { LMI_EXPERT_GATE_UP, "ffn_gate_up_exps" },
+    { SAE_LM_MLP_POST_NORM, "post_ffw_norm" }
+};
+static const lmi_naming lmi_gguf = { "", "blk.", NULL, LMI_NAMES(lmi_gguf_names) };
+
 /* What a model has. */
 enum {
     LMI_RMS = 1 << 0,          /* norms without mean and bias */
@@ -134,7 +165,10 @@ enum {
     LMI_FROM_LAYER = 1 << 24,  /* and from max_window_layers on */
     LMI_LOCAL_ROPE = 1 << 25,  /* layers with a window have rope_local_base_freq */
     LMI_MEANS_TANH = 1 << 26,  /* "gelu" */
-    LMI_TEXT_CONFIG = 1 << 27  /* all of it stands in text_config */
+    LMI_TEXT_CONFIG = 1 << 27, /* all of it stands in text_config */
+    /* and what is otherwise in a .gguf: */
+    LMI_PAIRED = 1 << 28,      /* in heads of q and k, what rotary turns together lies together */
+    LMI_APART = 1 << 29        /* all q, all k, all v, be it LMI_BY_HEAD for those who look */
 };
 
 typedef struct lmi_family {
@@ -228,6 +262,7 @@ enum { LMI_ROPE_PLAIN, LMI_ROPE_LINEAR, LMI_ROPE_LLAMA3 };
 typedef struct lmi_rope {
     int kind;
     double base, factor, low, high, original; /* of LLAMA3: low_freq_factor, ... */
+    float *divisors; /* [rotary_dims / 2] of the frequencies, from a .gguf; NULL: none */
 } lmi_rope;
 
 typedef struct lmi_layer_shape {
@@ -240,7 +275,7 @@ typedef struct lmi_layer_shape {
 typedef struct lmi_shape {
     sae_lm_config info;
     uint32_t has; /* the first group of flags */
-    const lmi_naming *naming;
+    const lmi_naming *naming, *tensors; /* of modules, of tensors in the file */
     lmi_act act;
     float attention_cap, logit_cap; /* 0: none */
     size_t dense_dim; /* the MLP's width in layers without experts */

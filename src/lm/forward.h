@@ -24,8 +24,7 @@ static void lmi_table_row(const sae_tensor *table, size_t index, float *out) {
     row.ndim = 1;
     row.shape[0] = table->shape[1];
     row.stride[0] = table->stride[1];
-    row.data = (const char *)table->data
-               + (int64_t)index * table->stride[0] * (int64_t)sae_dtype_size(table->dtype);
+    row.data = lmi_row_of(table, index);
     sae_tensor_to_f32(&row, out);
 }
 

@@ -23,82 +23,67 @@ static size_t lmi_merge_few(const sae_tokenizer *t, int32_t *id, size_t n) {
     }
 }
 
-/* Many: a heap of pairs by rank, then place; entries whose pair is no more are passed over. */
-typedef struct lmi_entry {
-    int32_t rank, left, right, made;
-    uint32_t at;
-} lmi_entry;
-
+/* Many: a heap of rank << 32 | place; entries whose pair is another by now are passed over. */
 typedef struct lmi_link {
     uint32_t before, behind; /* UINT32_MAX: none */
 } lmi_link;
 
-static bool lmi_sooner(const lmi_entry *a, const lmi_entry *b) {
-    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
-}
-
-static void lmi_heap_push(lmi_entry *heap, size_t *count, const lmi_entry *entry) {
+static void lmi_heap_push(uint64_t *heap, size_t *count, uint64_t entry) {
     size_t i = (*count)++;
-    for (; i > 0 && lmi_sooner(entry, &heap[(i - 1) / 2]); i = (i - 1) / 2)
-        heap[i] = heap[(i - 1) / 2];
-    heap[i] = *entry;
+    for (; i > 0 && entry < heap[(i - 1) / 2]; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+    heap[i] = entry;
 }
 
-static lmi_entry lmi_heap_pop(lmi_entry *heap, size_t *count) {
-    lmi_entry top = heap[0], last = heap[--*count];
+static uint64_t lmi_heap_pop(uint64_t *heap, size_t *count) {
+    uint64_t top = heap[0], last = heap[--*count];
     size_t i = 0, child;
     for (; (child = 2 * i + 1) < *count; i = child) {
-        if (child + 1 < *count && lmi_sooner(&heap[child + 1], &heap[child])) child++;
-        if (!lmi_sooner(&heap[child], &last)) break;
+        if (child + 1 < *count && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= last) break;
         heap[i] = heap[child];
     }
     heap[i] = last;
     return top;
 }
 
-static void lmi_heap_pair(const sae_tokenizer *t, const int32_t *id, uint32_t at,
-                          uint32_t behind, lmi_entry *heap, size_t *count) {
+static void lmi_heap_pair(const sae_tokenizer *t, const int32_t *id, size_t at, size_t behind,
+                          uint64_t *heap, size_t *count) {
     const lmi_merge *m = lmi_merge_slot(t, id[at], id[behind]);
-    lmi_entry entry;
-    if (m->left < 0) return;
-    entry.rank = m->rank;
-    entry.left = m->left;
-    entry.right = m->right;
-    entry.made = m->made;
-    entry.at = at;
-    lmi_heap_push(heap, count, &entry);
+    if (m->left >= 0) lmi_heap_push(heap, count, (uint64_t)(uint32_t)m->rank << 32 | at);
 }
 
 /* Returns how many are left; SIZE_MAX: no memory. At most 3 n entries: n - 1, and 2 a merge. */
 static size_t lmi_merge_many(sae_tokenizer *t, int32_t *id, size_t n) {
     size_t count = 0, kept = 0, room;
-    lmi_entry *heap;
+    uint64_t *heap;
     lmi_link *link;
-    if (n >= UINT32_MAX / 4 || !lmi_mul(n, 3, &room)
-        || !lmi_grow(&t->heap, &t->heap_room, room, sizeof *heap)
-        || !lmi_grow(&t->links, &t->link_room, n, sizeof *link))
+    if (n >= UINT32_MAX || !lmi_mul(n, 3, &room)
+        || !lmi_grow((void **)&t->heap, &t->heap_room, room, sizeof *heap)
+        || !lmi_grow((void **)&t->link, &t->link_room, n, sizeof *link))
         return SIZE_MAX;
-    heap = (lmi_entry *)t->heap;
-    link = (lmi_link *)t->links;
+    heap = t->heap;
+    link = t->link;
     for (size_t i = 0; i < n; i++) {
         link[i].before = i ? (uint32_t)(i - 1) : UINT32_MAX;
         link[i].behind = i + 1 < n ? (uint32_t)(i + 1) : UINT32_MAX;
     }
-    for (size_t i = 0; i + 1 < n; i++)
-        lmi_heap_pair(t, id, (uint32_t)i, (uint32_t)(i + 1), heap, &count);
+    for (size_t i = 0; i + 1 < n; i++) lmi_heap_pair(t, id, i, i + 1, heap, &count);
     while (count) {
-        lmi_entry top = lmi_heap_pop(heap, &count);
-        uint32_t behind = link[top.at].behind;
-        if (behind == UINT32_MAX || id[top.at] != top.left || id[behind] != top.right) continue;
-        id[top.at] = top.made;
+        uint64_t top = lmi_heap_pop(heap, &count);
+        uint32_t at = (uint32_t)top, behind = link[at].behind;
+        const lmi_merge *m;
+        if (id[at] < 0 || behind == UINT32_MAX) continue; /* taken in; the last */
+        m = lmi_merge_slot(t, id[at], id[behind]);
+        if (m->left < 0 || (uint32_t)m->rank != top >> 32) continue;
+        id[at] = m->made;
         id[behind] = -1;
-        link[top.at].behind = link[behind].behind;
-        if (link[behind].behind != UINT32_MAX) {
-            link[link[behind].behind].before = top.at;
-            lmi_heap_pair(t, id, top.at, link[behind].behind, heap, &count);
+        link[at].behind = link[behind].behind;
+        if (link[at].behind != UINT32_MAX) {
+            link[link[at].behind].before = at;
+            lmi_heap_pair(t, id, at, link[at].behind, heap, &count);
         }
-        if (link[top.at].before != UINT32_MAX)
-            lmi_heap_pair(t, id, link[top.at].before, top.at, heap, &count);
+        if (link[at].before != UINT32_MAX)
+            lmi_heap_pair(t, id, link[at].before, at, heap, &count);
     }
     for (size_t i = 0; i < n; i++)
         if (id[i] >= 0) id[kept++] = id[i];

@@ -1,5 +1,5 @@
 #pragma once
-#include "weights.h"
+#include "gguf.h"
 
 /* ==== >>lm: model ============================================================================= */
 
@@ -33,17 +33,17 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
     return lmi_read_weights(m);
 }
 
-SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out) {
+SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out) {
     sae_lm *m;
     sae_result result;
-    if (!ctx || !folder || !out)
+    if (!ctx || !path || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_lm_open: folder and out may not be NULL");
+                                "sae_lm_open: path and out may not be NULL");
     m = (sae_lm *)calloc(1, sizeof *m);
     if (!m) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
     m->ctx = ctx;
     m->kernels = lmi_kernels_select();
-    result = lmi_open(m, folder);
+    result = lmi_names_gguf(path) ? lmi_gguf_open(m, path) : lmi_open(m, path);
     if (result == SAE_OK) *out = m;
     else sae_lm_close(m);
     return result;
@@ -63,6 +63,7 @@ SAE_API void sae_lm_close(sae_lm *m) {
     free(m->ones);
     free(m->layer);
     free(m->shape.layer);
+    free(m->shape.rope[0].divisors);
     free(m->folder);
     free(m->memory);
     free(m->angles[0]);

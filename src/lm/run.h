@@ -88,7 +88,7 @@ static bool lmi_run_cut_attention(lmi_run *run, float *base, size_t *at) {
     run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
     if (!run->store_floats) return false;
     if (!lmi_run_cut(base, at, &run->qkv, n, heads + 2 * kv)
-        || !lmi_run_cut(base, at, &run->heads, n, heads)
+        || !lmi_run_cut(base, at, &run->heads, lmi_max(n, 3), heads) /* at least a row of qkv */
         || !lmi_run_cut(base, at, &run->scratch, run->slots, run->scratch_floats))
         return false;
     if (cache) return true;
@@ -188,19 +188,40 @@ static sae_result lmi_at(lmi_run *run, sae_lm_module module, size_t layer, bool 
     } while (0)
 #define LMI_AT(module, layer, input, x) LMI_STEP(lmi_at(run, module, layer, input, x))
 
-/* The same for heads that do not stand side by side: of a copy, in run->heads. */
+/* A head of a .gguf whose pairs lie together, and one whose halves do. */
+static void lmi_unpair(size_t dim, const float *from, float *to) {
+    for (size_t i = 0; i < dim / 2; i++) {
+        to[i] = from[2 * i];
+        to[dim / 2 + i] = from[2 * i + 1];
+    }
+}
+
+static void lmi_pair(size_t dim, const float *from, float *to) {
+    for (size_t i = 0; i < dim / 2; i++) {
+        to[2 * i] = from[i];
+        to[2 * i + 1] = from[dim / 2 + i];
+    }
+}
+
+/* The same for heads that do not stand side by side, or in another order: of a copy, in
+   run->heads. */
 static sae_result lmi_at_heads(lmi_run *run, sae_lm_module module, size_t layer, size_t heads,
                                const lmi_heads *h) {
     size_t hd = run->m->shape.info.head_dim, dim = heads * hd;
+    bool paired = run->m->shape.has & LMI_PAIRED && module != SAE_LM_V_PROJ;
     if (!lmi_hooks_at(run, module, layer, false)) return SAE_OK;
-    if (h->row == dim) return lmi_at(run, module, layer, false, h->at);
-    for (size_t i = 0; i < run->n * heads; i++)
-        memcpy(run->heads + i * hd, h->at + i / heads * h->row + i % heads * h->head,
-               hd * sizeof(float));
+    if (h->row == dim && !paired) return lmi_at(run, module, layer, false, h->at);
+    for (size_t i = 0; i < run->n * heads; i++) {
+        const float *from = h->at + i / heads * h->row + i % heads * h->head;
+        if (paired) lmi_unpair(hd, from, run->heads + i * hd);
+        else memcpy(run->heads + i * hd, from, hd * sizeof(float));
+    }
     LMI_TRY(lmi_at(run, module, layer, false, run->heads));
-    for (size_t i = 0; i < run->n * heads; i++)
-        memcpy(h->at + i / heads * h->row + i % heads * h->head, run->heads + i * hd,
-               hd * sizeof(float));
+    for (size_t i = 0; i < run->n * heads; i++) {
+        float *to = h->at + i / heads * h->row + i % heads * h->head;
+        if (paired) lmi_pair(hd, run->heads + i * hd, to);
+        else memcpy(to, run->heads + i * hd, hd * sizeof(float));
+    }
     return SAE_OK;
 }
 

@@ -215,3 +215,24 @@ SAE_API sae_result sae_lm_site_find(const sae_lm *m, const char *name, bool inpu
     *out = site;
     return SAE_OK;
 }
+
+static const char *lmi_hook_of(const sae_lm *m, sae_lm_site site) {
+    sae_lm_site s = site;
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++)
+        if (lmi_hook_name_here(m, i, &s) && s.module == site.module && s.input == site.input)
+            return lmi_hook_names[i].name;
+    return NULL;
+}
+
+SAE_API const char *sae_lm_site_name(const sae_lm *m, sae_lm_site site, bool hook, char *out,
+                                     size_t size) {
+    const lmi_naming *naming = m->shape.naming;
+    bool of_layer = lmi_module_of_layer(site.module);
+    const char *own = hook ? lmi_hook_of(m, site) : lmi_part_name(naming, (int)site.module);
+    if (!hook && site.module == SAE_LM_LAYER) own = "";
+    if (!own) snprintf(out, size, "%s", "");
+    else if (!of_layer) snprintf(out, size, "%s%s", hook ? "" : naming->base, own);
+    else snprintf(out, size, "%s%s%zu%s%s", hook ? "" : naming->base,
+                  hook ? "blocks." : naming->layers, site.layer, *own ? "." : "", own);
+    return out;
+}

@@ -79,7 +79,12 @@ static bool lmi_pattern_read(const char *pattern, lmi_splitter *out) {
 /* Bytes of the characters of a set at s, at least 0. */
 static size_t lmi_run_of(const unsigned char *s, size_t left, unsigned set) {
     size_t at = 0, length;
-    while (at < left && (lmi_class(lmi_code(s + at, left - at, &length)) & set)) at += length;
+    for (; at < left; at += length) {
+        if (s[at] < 128) {
+            length = 1;
+            if (!(lmi_ascii[s[at]] & set)) break;
+        } else if (!(lmi_class(lmi_code(s + at, left - at, &length)) & set)) break;
+    }
     return at;
 }
 

@@ -60,15 +60,14 @@ static size_t lmi_put_code(uint32_t c, unsigned char *out) {
 static unsigned lmi_class(uint32_t c) {
     size_t lo = 0, hi = LMI_COUNT(lmi_classes);
     unsigned k = 0;
-    if (c < 0x80) k = lmi_ascii[c];
-    else if (c != UINT32_MAX) {
-        while (lo < hi) { /* the last boundary at or below c is lo - 1 */
-            size_t mid = (lo + hi) / 2;
-            if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
-            else hi = mid;
-        }
-        if (lo) k = lmi_classes[lo - 1] & 15;
+    if (c < 0x80) return lmi_ascii[c];
+    if (c == UINT32_MAX) return LMI_OTHER;
+    while (lo < hi) { /* the last boundary at or below c is lo - 1 */
+        size_t mid = (lo + hi) / 2;
+        if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
+        else hi = mid;
     }
+    if (lo) k = lmi_classes[lo - 1] & 15;
     return 1u << (k & 7) | (k & 8) << 4;
 }
 

@@ -98,7 +98,8 @@ struct sae_tokenizer {
     sae_text normal[2], spaced;
     lmi_cluster cluster;
     sae_tokens symbols;
-    void *heap, *links;
+    uint64_t *heap;
+    struct lmi_link *link;
     size_t heap_room, link_room;
     lmi_word *word;        /* [2 LMI_CACHE_WORDS] */
     size_t words;
@@ -209,19 +210,26 @@ static size_t lmi_power_of_two(size_t least) {
     return n;
 }
 
+/* Room for so many merges, none yet. */
+static bool lmi_merges_room(sae_tokenizer *t, size_t merges) {
+    if (merges > SIZE_MAX / 64) return false;
+    free(t->merge);
+    t->merges = lmi_power_of_two(2 * merges + 2);
+    t->merge = (lmi_merge *)malloc(t->merges * sizeof *t->merge);
+    for (size_t i = 0; t->merge && i < t->merges; i++) t->merge[i].left = -1;
+    return t->merge != NULL;
+}
+
 /* Room for ids below size, so many plain tokens and so many merges. */
 static bool lmi_tokenizer_room(sae_tokenizer *t, size_t size, size_t plain, size_t merges) {
-    if (size > LMI_MAX_ID || plain > SIZE_MAX / 64 || merges > SIZE_MAX / 64) return false;
+    if (size > LMI_MAX_ID || plain > SIZE_MAX / 64 || !lmi_merges_room(t, merges)) return false;
     t->size = size;
     t->slots = lmi_power_of_two(2 * plain + 2);
-    t->merges = lmi_power_of_two(2 * merges + 2);
     t->token = (lmi_token *)calloc(size + 1, sizeof *t->token);
     t->slot = (int32_t *)malloc(t->slots * sizeof *t->slot);
-    t->merge = (lmi_merge *)malloc(t->merges * sizeof *t->merge);
     t->word = (lmi_word *)calloc(2 * LMI_CACHE_WORDS, sizeof *t->word);
-    if (!t->token || !t->slot || !t->merge || !t->word) return false;
+    if (!t->token || !t->slot || !t->word) return false;
     for (size_t i = 0; i < t->slots; i++) t->slot[i] = -1;
-    for (size_t i = 0; i < t->merges; i++) t->merge[i].left = -1;
     return true;
 }
 

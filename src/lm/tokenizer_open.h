@@ -1,6 +1,6 @@
 #pragma once
 #include "decode.h"
-#include "tokenizer_json.h"
+#include "tokenizer_gguf.h"
 
 /* ==== >>lm: tokenizer: open =================================================================== */
 
@@ -70,21 +70,23 @@ static sae_result lmi_no_tokenizer(const sae_tokenizer *t) {
                                        "FOLDER) makes tokenizer.json of it" : "");
 }
 
-SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *folder,
-                                      sae_tokenizer **out) {
+SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *path, sae_tokenizer **out) {
     sae_tokenizer *t;
-    size_t n = folder ? strlen(folder) : 0;
+    size_t n = path ? strlen(path) : 0;
+    bool gguf;
     sae_result result;
-    if (!ctx || !folder || !out)
+    if (!ctx || !path || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_tokenizer_open: folder and out may not be NULL");
+                                "sae_tokenizer_open: path and out may not be NULL");
     t = (sae_tokenizer *)calloc(1, sizeof *t);
     if (!t) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
     t->ctx = ctx;
-    t->path = n > 5 && strcmp(folder + n - 5, ".json") == 0 ? lmi_join("", folder)
-                                                            : lmi_join(folder, "tokenizer.json");
+    gguf = lmi_names_gguf(path);
+    t->path = gguf || (n > 5 && strcmp(path + n - 5, ".json") == 0)
+                  ? lmi_join("", path) : lmi_join(path, "tokenizer.json");
     if (!t->path || !lmi_text_add(&t->arena, "", 0))
         result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
+    else if (gguf) result = lmi_tokenizer_read_gguf(t);
     else if (!lmi_is_file(t->path)) result = lmi_no_tokenizer(t);
     else {
         result = lmi_tokenizer_read_json(t);
@@ -105,7 +107,7 @@ SAE_API void sae_tokenizer_close(sae_tokenizer *t) {
     free(t->cluster.code);
     free(t->cluster.sorted);
     free(t->heap);
-    free(t->links);
+    free(t->link);
     free(t->word);
     for (int i = 0; i < 2; i++) {
         free(t->added[i]);

@@ -15,7 +15,7 @@ static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
    are not the whole model's. */
 static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size_t expert,
                                    const char *ending, char out[LMI_NAME_SIZE]) {
-    const lmi_naming *naming = m->shape.naming;
+    const lmi_naming *naming = m->shape.tensors;
     const char *name = lmi_part_name(naming, part), *mark = name ? strchr(name, '#') : NULL;
     bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
                  || part == LMI_UNEMBED;
@@ -31,6 +31,20 @@ static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size
     return out;
 }
 
+static bool lmi_is_gguf(const sae_lm *m) { return m->shape.tensors == &lmi_gguf; }
+
+/* Matrices are of plain floats, in a .gguf of blocks too. */
+static sae_result lmi_check_type(const sae_lm *m, const sae_tensor *t, const char *name) {
+    char known[160] = "F32, F16, BF16, F64";
+    size_t n = strlen(known);
+    if (t->dtype <= SAE_F64 || sae_dtype_block(t->dtype) > 1) return SAE_OK;
+    for (int i = SAE_BOOL + 1; lmi_is_gguf(m) && sae_dtype_block((sae_dtype)i) > 1; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, ", %s", sae_dtype_name((sae_dtype)i));
+    return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                            "sae_lm_open: %s: %s is %s, supported are %s", m->folder, name,
+                            sae_dtype_name(t->dtype), known);
+}
+
 /* Checks that t, called name, is [rows,columns], or [columns] where rows is 0. */
 static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *name, size_t rows,
                             size_t columns) {
@@ -43,20 +57,16 @@ static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *na
         n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? "," : "",
                               (unsigned long long)t->shape[i]);
     if (t->ndim != dims || t->shape[dims - 1] != columns || (rows && t->shape[0] != rows)) {
-        char want[64];
-        if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
+        char want[96];
+        if (t->ndim == 3) snprintf(want, sizeof want, "%zu,%zu,%zu", m->shape.info.experts, rows,
+                                   columns);
+        else if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
         else snprintf(want, sizeof want, "%zu", columns);
         return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                                "sae_lm_open: %s: %s is [%s], by config.json it is "
-                                "[%s]",
-                                m->folder, name, shape, want);
+                                "sae_lm_open: %s: %s is [%s], by %s it is [%s]", m->folder, name,
+                                shape, lmi_is_gguf(m) ? "its metadata" : "config.json", want);
     }
-    if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                                "sae_lm_open: %s: %s is %s, supported are "
-                                "F32, F16, BF16, F64",
-                                m->folder, name, sae_dtype_name(t->dtype));
-    return SAE_OK;
+    return lmi_check_type(m, t, name);
 }
 
 /* A vector's numbers in fresh memory (free). */
@@ -71,17 +81,51 @@ static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, f
     return SAE_OK;
 }
 
+/* Where row `index` of the first dimension begins; NULL: the type is known by name alone. */
+static const void *lmi_row_of(const sae_tensor *t, uint64_t index) {
+    if (!t->data) return NULL;
+    return (const char *)t->data + (size_t)index * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
+                                       * sae_dtype_size(t->dtype);
+}
+
+/* The matrix of a part; where one tensor holds all experts', *view is that of one. NULL: there is
+   none. */
+static const sae_tensor *lmi_matrix(const sae_lm *m, int part, size_t layer, size_t expert,
+                                    char name[LMI_NAME_SIZE], sae_tensor *view) {
+    const sae_tensor *t = lmi_tensor(m, lmi_tensor_name(m, part, layer, expert, ".weight", name));
+    const sae_tensor *both = NULL;
+    if (!t && (part == LMI_EXPERT_GATE || part == LMI_EXPERT_UP)) {
+        char other[LMI_NAME_SIZE];
+        both = lmi_tensor(m, lmi_tensor_name(m, LMI_EXPERT_GATE_UP, layer, 0, ".weight", other));
+        if (both) strcpy(name, other);
+    }
+    if (both) t = both;
+    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts) return t;
+    *view = *t;
+    view->ndim = 2;
+    for (size_t i = 0; i < 2; i++) {
+        view->shape[i] = t->shape[i + 1];
+        view->stride[i] = t->stride[i + 1];
+    }
+    view->data = lmi_row_of(t, expert);
+    if (both && view->shape[0] % 2 == 0) {
+        view->shape[0] /= 2;
+        if (part == LMI_EXPERT_UP) view->data = lmi_row_of(view, view->shape[0]);
+    }
+    return view;
+}
+
 /* y = x W^T + bias of the part: `weight` [outputs,inputs], which stays in the file, and, if biased,
    `bias`. */
 static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
                                   bool biased, size_t inputs, size_t outputs, sae_linear **out) {
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
+    sae_tensor view;
     float *bias = NULL;
     bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
-    lmi_tensor_name(m, part, layer, expert, ".weight", name);
-    t = lmi_tensor(m, name);
+    t = lmi_matrix(m, part, layer, expert, name, &view);
     LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
     if (biased)
         LMI_TRY(lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
@@ -178,7 +222,7 @@ static void lmi_free_layer(lmi_layer *l, size_t mlps) {
    text and images, one of two more. */
 static void lmi_find_prefix(sae_lm *m) {
     static const char *const forms[] = { "%s", "", "language_model.%s", "%slanguage_model." };
-    const char *base = m->shape.naming->base, *end;
+    const char *base = m->shape.tensors->base, *end;
     char name[LMI_NAME_SIZE];
     for (size_t i = 0; i < 4; i++) {
         end = strstr(forms[i], "%s");

@@ -50,6 +50,18 @@ struct sae_buffer {
     uint64_t state[5];         /* what saei_buffer_state_get points to */
 };
 
+static sae_result saei_buffer_fail(const sae_context *ctx, sae_result result, const char *format,
+                                   ...) SAEI_PRINTF(3, 4);
+static sae_result saei_buffer_fail(const sae_context *ctx, sae_result result, const char *format,
+                                   ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return saei_fail(ctx, result, "sae_buffer_create: %s", text);
+}
+
 /* ---- slabs and streams ---- */
 
 /* n contiguous values to float32; false if one of them is NaN or infinite. */
@@ -102,13 +114,12 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
     if (name && !saei_ends_with(slab->name, ".npy")) {
         found = sae_tensor_file_find(slab->file, name);
         if (!found)
-            return saei_fail(ctx, SAE_ERR_NOT_FOUND, "sae_buffer_create: %s holds no tensor \"%s\"",
-                             slab->name, name);
+            return saei_buffer_fail(ctx, SAE_ERR_NOT_FOUND, "%s holds no tensor \"%s\"", slab->name,
+                                    name);
         if (found->ndim != 2)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_buffer_create: tensor \"%s\" of %s has %zu "
-                             "axes, allowed are 2 (rows, dim)",
-                             name, slab->name, found->ndim);
+            return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                    "tensor \"%s\" of %s has %zu axes, allowed are 2 (rows, dim)",
+                                    name, slab->name, found->ndim);
     } else {
         for (size_t i = 0; i < count; i++) {
             const sae_tensor *t = sae_tensor_file_get(slab->file, i);
@@ -117,22 +128,18 @@ static sae_result saei_slab_tensor(const sae_context *ctx, const saei_slab *slab
             fit++;
         }
         if (!found)
-            return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                             "sae_buffer_create: %s holds no array of 2 axes "
-                             "(rows, dim)",
-                             slab->name);
+            return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                    "%s holds no array of 2 axes (rows, dim)", slab->name);
         if (fit > 1)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: %s holds %zu tensors of 2 axes: "
-                             "tensor must name one (for example \"%s\")",
-                             slab->name, fit, found->name);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "%s holds %zu tensors of 2 axes: tensor "
+                                    "must name one (for example \"%s\")", slab->name, fit,
+                                    found->name);
     }
     if (found->dtype != SAE_F32 && found->dtype != SAE_F16 && found->dtype != SAE_BF16
         && found->dtype != SAE_F64)
-        return saei_fail(ctx, SAE_ERR_UNSUPPORTED,
-                         "sae_buffer_create: %s holds %s, allowed are F32, "
-                         "F16, BF16, F64",
-                         slab->name, sae_dtype_name(found->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_UNSUPPORTED,
+                                "%s holds %s, allowed are F32, F16, BF16, F64", slab->name,
+                                sae_dtype_name(found->dtype));
     *out = found;
     return SAE_OK;
 }
@@ -151,16 +158,13 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
                        : saei_looks_safetensors(d, n) ? ".safetensors"
                                                       : NULL;
     if (kind)
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a %s file, and by its "
-                         "name it would be read as raw values: let the name end in %s",
-                         slab->name, kind, kind);
-    if (saei_looks_zip(d, n))
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a zip archive (.pt, "
-                         ".npz), allowed are .npy, .safetensors and raw values: save the array as "
-                         ".npy",
-                         slab->name);
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s looks like a %s file, and by its name it "
+                                "would be read as raw values: let the name end in %s", slab->name,
+                                kind, kind);
+    if (saei_looks_zip(d, n) || saei_looks_gguf(d, n))
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s looks like a %s, allowed are .npy, "
+                                ".safetensors and raw values: save the array as .npy", slab->name,
+                                saei_looks_gguf(d, n) ? ".gguf" : "zip archive (.pt, .npz)");
     return SAE_OK;
 }
 
@@ -171,8 +175,7 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     size_t size, row;
     slab->name = saei_strdup(ctx, path);
     if (!slab->name)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for the name %s",
-                         path);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for the name %s", path);
     if (saei_ends_with(path, ".npy") || saei_ends_with(path, ".safetensors")) {
         SAEI_TRY(sae_tensor_file_open(ctx, path, &slab->file));
         SAEI_TRY(saei_slab_tensor(ctx, slab, source->tensor, &t));
@@ -188,20 +191,16 @@ static sae_result saei_slab_open(sae_context *ctx, const char *path, const sae_s
     SAEI_TRY(saei_map_open(ctx, "sae_buffer_create", path, &slab->map));
     SAEI_TRY(saei_slab_raw_check(ctx, slab));
     if (!source->dim)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dim is 0, but %s holds raw values, which do not say "
-                         "how wide a row is (.npy and .safetensors do)",
-                         path);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, but %s holds raw values, which "
+                                "do not say how wide a row is (.npy and .safetensors do)", path);
     slab->dtype = source->dtype;
     size = sae_dtype_size(slab->dtype);
     if (!saei_mul(source->dim, size, &row) || row > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: dim is %zu, too large",
-                         source->dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is %zu, too large", source->dim);
     if (slab->map.size % row)
-        return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s has %zu bytes, not a multiple of "
-                         "a row's %zu (%zu of %s)",
-                         path, slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_FORMAT,
+                                "%s has %zu bytes, not a multiple of a row's %zu (%zu of %s)", path,
+                                slab->map.size, row, source->dim, sae_dtype_name(slab->dtype));
     slab->data = slab->map.data;
     slab->rows = slab->map.size / row;
     slab->row_stride = (int64_t)row;
@@ -215,24 +214,22 @@ static sae_result saei_stream_files(sae_context *ctx, const sae_source_desc *sou
     uint64_t dim = 0;
     s->slabs = (saei_slab *)saei_calloc(ctx, num_files, sizeof *s->slabs);
     if (!s->slabs)
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory for %zu files",
-                         num_files);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for %zu files", num_files);
     s->num_slabs = num_files;
     for (size_t i = 0; i < num_files; i++) {
         saei_slab *slab = &s->slabs[i];
         if (!files[i])
-            return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: file %zu is NULL", i);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "file %zu is NULL", i);
         SAEI_TRY(saei_slab_open(ctx, files[i], source, slab, &dim));
         if (dim == 0 || dim > SIZE_MAX / 8 || slab->rows > (uint64_t)INT64_MAX - s->rows)
-            return saei_fail(ctx, SAE_ERR_FORMAT, "sae_buffer_create: %s has the shape [%llu,%llu]",
-                             files[i], (unsigned long long)slab->rows, (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_FORMAT, "%s has the shape [%llu,%llu]", files[i],
+                                    (unsigned long long)slab->rows, (unsigned long long)dim);
         if (source->dim && dim != source->dim)
-            return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: dim is %zu, %s has rows of "
-                             "%llu", source->dim, files[i], (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_MISMATCH, "dim is %zu, %s has rows of %llu",
+                                    source->dim, files[i], (unsigned long long)dim);
         if (i && dim != s->dim)
-            return saei_fail(ctx, SAE_ERR_MISMATCH,
-                             "sae_buffer_create: %s has rows of %zu, %s of %llu", files[0], s->dim,
-                             files[i], (unsigned long long)dim);
+            return saei_buffer_fail(ctx, SAE_ERR_MISMATCH, "%s has rows of %zu, %s of %llu",
+                                    files[0], s->dim, files[i], (unsigned long long)dim);
         s->dim = (size_t)dim;
         slab->begin = s->rows;
         s->rows += slab->rows;
@@ -247,12 +244,12 @@ static sae_result saei_stream_memory(sae_context *ctx, const sae_source_desc *so
                                      const void *data, saei_stream *s) {
     size_t size = sae_dtype_size(source->dtype), row, all;
     s->slabs = (saei_slab *)saei_calloc(ctx, 1, sizeof *s->slabs);
-    if (!s->slabs) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+    if (!s->slabs) return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
     s->num_slabs = 1;
     if (!source->dim || !saei_mul(source->dim, size, &row) || !saei_mul(row, source->rows, &all)
         || all > PTRDIFF_MAX)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: data is [%zu,%zu] of %s",
-                         source->rows, source->dim, sae_dtype_name(source->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "data is [%zu,%zu] of %s", source->rows,
+                                source->dim, sae_dtype_name(source->dtype));
     s->slabs->data = (const unsigned char *)data;
     s->slabs->dtype = s->dtype = source->dtype;
     s->slabs->rows = s->rows = source->rows;
@@ -271,26 +268,22 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source needs exactly one of "
-                         "data, files, read");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "the source needs exactly one of data, files, read");
     if ((source->target && !source->data) || (source->num_target_files && !source->num_files)
         || (source->has_target && !source->read))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: the target must come the way the "
-                         "input does: target with data, target_files with files, has_target with "
-                         "read");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the target must come the way the input "
+                                "does: target with data, target_files with files, has_target with "
+                                "read");
     if (!source->dtype) source->dtype = SAE_F32;
     if (source->dtype != SAE_F32 && source->dtype != SAE_F16 && source->dtype != SAE_BF16)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: dtype is %d (%s), allowed are F32, "
-                         "F16, BF16",
-                         (int)source->dtype, sae_dtype_name(source->dtype));
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "dtype is %d (%s), allowed are F32, F16, BF16", (int)source->dtype,
+                                sae_dtype_name(source->dtype));
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: dim is 0, with read it must be "
-                             "given");
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, with read it must be given");
         x->dim = y->dim = source->dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
@@ -307,11 +300,12 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     }
     b->source_rows = x->rows;
     if (!x->rows)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: the source has no rows");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the source has no rows");
     if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
-        return saei_fail(ctx, SAE_ERR_MISMATCH, "sae_buffer_create: the input is [%llu,%zu], the "
-                         "target [%llu,%zu]; they must agree", (unsigned long long)x->rows, x->dim,
-                         (unsigned long long)y->rows, y->dim);
+        return saei_buffer_fail(ctx, SAE_ERR_MISMATCH,
+                                "the input is [%llu,%zu], the target [%llu,%zu]; they must agree",
+                                (unsigned long long)x->rows, x->dim, (unsigned long long)y->rows,
+                                y->dim);
     return SAE_OK;
 }
 
@@ -323,13 +317,11 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: batch_size is %zu, too large for "
-                         "rows of %zu",
-                         d->batch_size, dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "batch_size is %zu, too large for rows of %zu", d->batch_size, dim);
     if (d->rows && d->rows < twice && !d->sequential)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: rows is %zu, allowed is 0 or at "
-                         "least twice the batch_size of %zu", d->rows, d->batch_size);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "rows is %zu, allowed is 0 or at least "
+                                "twice the batch_size of %zu", d->rows, d->batch_size);
     b->capacity = d->sequential ? d->batch_size
                   : d->rows     ? d->rows
                                 : saei_max((size_t)SAEI_BUFFER_BYTES / saei_max(row, 1), twice);
@@ -352,8 +344,8 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
         b->norms = (double *)saei_alloc(ctx, b->capacity, 2 * sizeof *b->norms);
     if (!b->out[b->num_streams - 1] || !b->held[b->num_streams - 1] || !b->id || !b->slot
         || !b->bad || (d->max_activation_norm_multiple > 0 && !b->norms))
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY,
-                         "sae_buffer_create: no memory for %zu rows of %zu", b->capacity, dim);
+        return saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory for %zu rows of %zu",
+                                b->capacity, dim);
     for (size_t i = 0; i < b->capacity; i++) b->slot[i] = i;
     return SAE_OK;
 }
@@ -366,26 +358,21 @@ static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
     if (b->stream[0].dim % d->heads)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: heads is %zu, which does not divide "
-                         "the rows' %zu",
-                         d->heads, b->stream[0].dim);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "heads is %zu, which does not divide the rows' %zu", d->heads,
+                                b->stream[0].dim);
     if (multiple != multiple || (multiple != 0 && multiple < 1))
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "allowed is 0 (none) or at least 1",
-                         multiple);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "max_activation_norm_multiple is %g, "
+                                "allowed is 0 (none) or at least 1", multiple);
     if (multiple > 0 && d->sequential)
-        return saei_fail(ctx, SAE_ERR_INVALID,
-                         "sae_buffer_create: max_activation_norm_multiple is %g, "
-                         "it needs the shuffled order",
-                         multiple);
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                "max_activation_norm_multiple is %g, it needs the shuffled order",
+                                multiple);
     if (b->source_rows && b->source_rows < d->batch_size) {
         if (!d->single_pass && !clamp)
-            return saei_fail(ctx, SAE_ERR_INVALID,
-                             "sae_buffer_create: batch_size is %zu, the source "
-                             "has only %llu rows",
-                             d->batch_size, (unsigned long long)b->source_rows);
+            return saei_buffer_fail(ctx, SAE_ERR_INVALID,
+                                    "batch_size is %zu, the source has only %llu rows",
+                                    d->batch_size, (unsigned long long)b->source_rows);
         d->batch_size = (size_t)b->source_rows;
         if (!d->sequential) d->rows = 0;
     }
@@ -399,10 +386,10 @@ static sae_result saei_buffer_new(sae_context *ctx, const sae_buffer_desc *desc,
     sae_result result;
     if (!ctx) return SAE_ERR_INVALID;
     if (!desc || !out)
-        return saei_fail(ctx, SAE_ERR_INVALID, "sae_buffer_create: desc or out is NULL");
+        return saei_buffer_fail(ctx, SAE_ERR_INVALID, "desc or out is NULL");
     b = (sae_buffer *)saei_calloc(ctx, 1, sizeof *b);
     if (!b) {
-        saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_buffer_create: no memory");
+        saei_buffer_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "no memory");
         return SAE_ERR_OUT_OF_MEMORY; /* spelled out for static analysers */
     }
     b->ctx = ctx;

@@ -25,18 +25,19 @@ typedef struct saei_evaluator {
 
 static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
-    size_t batch = v->buffer->desc.batch_size, capacity, k = dict->desc.k;
+    size_t batch = v->buffer->desc.batch_size, capacity;
+    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
-    if (dict->desc.k_fraction > 0) k++;
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
-    v->m = dict->desc.arch == SAE_ARCH_IDENTITY ? v->d : dict->desc.dict_size;
+    v->m = sae_dictionary_num_latents(dict);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
     v->chunk = batch; /* batch top-k chooses over the whole batch */
     if (!top_k) v->chunk = saei_min(batch, saei_max((size_t)SAEI_EVALUATE_ENTRIES / v->m, 1));
-    if (!saei_mul(v->chunk, top_k ? k : v->m, &capacity))
+    capacity = sae_dictionary_capacity(dict, v->chunk);
+    if (capacity == SIZE_MAX)
         return saei_fail(v->ctx, SAE_ERR_INVALID, "sae_evaluate: batch_size is %zu, too large",
                          batch);
     v->code.capacity = capacity;
@@ -46,14 +47,14 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->x_hat = (float *)saei_alloc(v->ctx, batch * v->out, sizeof *v->x_hat);
     v->active = (double *)saei_calloc(v->ctx, v->m, sizeof *v->active);
     v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
-    if (dict->desc.arch == SAE_ARCH_STANDARD_NEW)
+    if (carries)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
-        || !v->columns || (dict->desc.arch == SAE_ARCH_STANDARD_NEW && !v->norms)
+        || !v->columns || (carries && !v->norms)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
@@ -134,7 +135,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     return SAE_OK;
 }
 
-/* Sum over the columns of the unbiased variance of y, or of y - x_hat. */
+/* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
+   backend's, which takes blocks of rows and an e that was rounded to floats. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);

@@ -88,7 +88,9 @@ SAE_API sae_result sae_grad_pursuit(const sae_dictionary *dict, const float *x, 
                          dict->W_dec ? "output_dim is not activation_dim"
                                      : "IdentityDict has no decoder");
     if (!n) return SAE_OK;
-    if (!x || !f) return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: x or f is NULL");
+    if (!x || !f)
+        return saei_fail(dict->ctx, SAE_ERR_INVALID, "sae_grad_pursuit: %s is NULL",
+                         x ? "f" : "x");
     if (target_l0 > dict->desc.dict_size)
         return saei_fail(dict->ctx, SAE_ERR_INVALID,
                          "sae_grad_pursuit: target_l0 is %zu, allowed is "

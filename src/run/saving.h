@@ -63,6 +63,8 @@ static sae_result saei_loop_configs(sae_training *l, uint64_t finished, bool kee
         saei_text_add(own, "{\"version\": \"" SAE_VERSION "\", \"norm_factor\": ");
         if (l->desc.normalize_activations) saei_text_add_real(own, (double)l->now.norm_factor);
         else saei_text_add(own, "null");
+        if (b->heads > 1) saei_text_add(own, ", \"head\": %zu, \"heads\": %zu", i, b->heads);
+        if (l->desc.prepend_bos) saei_text_add(own, ", \"prepend_bos\": true");
         saei_text_add(own, ", \"seed\": %llu, \"buffer_seed\": %llu, \"steps\": %llu, "
                       "\"finished_steps\": %llu, \"fingerprint\": \"%s\"}",
                       (unsigned long long)d->seed, (unsigned long long)b->seed,

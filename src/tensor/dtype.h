@@ -102,6 +102,11 @@ static void saei_convert_row(sae_dtype dtype, const unsigned char *src, int64_t 
 }
 #undef SAEI_CONVERT
 
+/* Of n elements that lie together, of block types whole blocks. */
+static size_t saei_dtype_bytes(sae_dtype dtype, size_t n) {
+    return n / saei_dtypes[dtype].block * saei_dtypes[dtype].size;
+}
+
 /* Elements first .. first + count of a row whose elements lie together, of any type that has a
    size; of block types both are multiples of the block. */
 static void saei_dtype_row_to_f32(sae_dtype dtype, const void *row, size_t first, size_t count,

@@ -119,7 +119,8 @@ static sae_result saei_safetensors_read(sae_tensor_file *file) {
     if (length == 0 || data[8] != '{')
         return saei_damaged(file, "the .safetensors header does not begin with '{'");
     while (length > 1 && data[8 + length - 1] == ' ') length--;
-    SAEI_TRY(saei_json_parse(file->ctx, file->path, (const char *)data + 8, length, &file->header));
+    SAEI_TRY(saei_json_parse(file->ctx, file->who, file->path, (const char *)data + 8, length,
+                             &file->header));
     data += 8 + saei_le64(data);
     size -= (size_t)(data - file->map.data);
     extents =

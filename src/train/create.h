@@ -82,7 +82,7 @@ static bool saei_trainer_memory(sae_trainer *t) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
         stride = saei_min(stride, h->dict_size);
     }
-    if (saei_has_trait(t, SAEI_TOP_K) && saei_number_of(h->auxk_alpha) > 0)
+    if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
@@ -246,6 +246,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.ctx = ctx;
     t->view.desc = *shape;
     t->view.desc.output_dim = saei_output_dim(shape);
+    t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K

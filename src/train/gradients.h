@@ -33,18 +33,11 @@ static void saei_lazy_adam_update(sae_trainer *t, const sae_adam_desc *adam, uin
 
 static void saei_encode_batch(sae_trainer *t, sae_select select, size_t k, sae_code *code,
                               bool listed) {
-    sae_encode_args a;
-    memset(&a, 0, sizeof a);
-    a.x = t->xc;
-    a.W = t->param.W_enc;
+    sae_encode_args a = saei_encode_args_of(&t->view, select, t->xc, t->n);
+    a.W = t->param.W_enc; /* those of the view are the host's */
     a.bias = t->param.b_enc;
-    a.n = t->n;
-    a.d = t->desc.activation_dim;
-    a.ld = t->view.ld;
-    a.m = t->desc.dict_size;
     a.list = listed ? t->list : NULL;
     a.list_count = t->list_count;
-    a.select = select;
     a.k = k;
     a.theta = select == SAE_SELECT_WINDOW ? t->param.aux0 : NULL;
     a.bandwidth = (float)t->desc.bandwidth;

@@ -179,12 +179,11 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
     double scale = (double)desc->dict_size / 16384;
-    bool top_k;
     if (!scheme) return; /* kind is refused later */
-    top_k = (scheme->traits & SAEI_TOP_K) != 0;
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
-    saei_default_number(&desc->lr, top_k ? scheme->lr / sqrt(scale > 0 ? scale : 1) : scheme->lr);
+    if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
+    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);

@@ -7,6 +7,11 @@
    that every trainer has may be left out: first what the reference writes into config.json, in its
    order; after the + what it leaves out, which is written after all else. */
 
+enum { /* traits that go together here */
+    SAEI_TOP_K_FAMILY = SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN
+                        | SAEI_SCALED
+};
+
 static const saei_scheme saei_schemes[] = {
     { SAE_TRAINER_STANDARD, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_CONSTRAINED, saei_grads_standard,
       saei_loss_standard,
@@ -35,19 +40,17 @@ static const saei_scheme saei_schemes[] = {
       "sparsity_warmup_steps decay_start resample_steps steps seed layer lm_name wandb_name "
       "submodule_name + initial_sparsity_penalty anneal_end" },
     { SAE_TRAINER_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_EACH_ROW, saei_grads_top_k,
-      saei_loss_top_k,
+      SAEI_TOP_K_FAMILY | SAEI_EACH_ROW, saei_grads_top_k, saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step seed activation_dim dict_size k device layer lm_name wandb_name "
       "submodule_name + k_anneal_steps top_k_aux dead_feature_threshold" },
-    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K, saei_grads_top_k, saei_loss_top_k,
+    { SAE_TRAINER_BATCH_TOP_K, 2e-4, 0.9, SAE_SPARSITY_L1, SAEI_TOP_K_FAMILY, saei_grads_top_k,
+      saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size k device layer lm_name "
       "wandb_name submodule_name + k_anneal_steps dead_feature_threshold" },
     { SAE_TRAINER_MATRYOSHKA, 2e-4, 0.9, SAE_SPARSITY_L1,
-      SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_NESTED, saei_grads_top_k,
-      saei_loss_top_k,
+      SAEI_TOP_K_FAMILY | SAEI_NESTED, saei_grads_top_k, saei_loss_top_k,
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size group_fractions group_weights "
       "group_sizes k device layer lm_name wandb_name submodule_name "

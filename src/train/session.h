@@ -1,5 +1,5 @@
 #pragma once
-#include "../dict/infer.h"
+#include "../dict/rows.h"
 #include "step.h"
 
 /* ==== >>session =============================================================================== */
@@ -167,24 +167,15 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
     const sae_dictionary *dict = &s->dict;
     bool centred = saei_subtracts(&dict->desc);
     uint32_t bad = 0;
-    if (!n || n > s->w.shape.batch)
+    if (n > s->w.shape.batch)
         return saei_fail(s->ctx, SAE_ERR_INVALID,
-                         "%s: n is %zu rows, allowed are 1 to batch_size, %zu", who, n,
+                         "%s: n is %zu rows, allowed are 0 to batch_size, %zu", who, n,
                          s->w.shape.batch);
     SAEI_TRY(saei_rows_check(s->ctx, who, x, "x", s->w.shape.d));
     s->ops->zero(&s->w, s->bad, sizeof bad);
     s->ops->load_rows(&s->w, x, n, 1, s->x, s->bad);
     if (centred) s->ops->subtract(&s->w, s->x, dict->b_dec, n, s->xc);
-    memset(&a, 0, sizeof a);
-    a.x = centred ? s->xc : s->x;
-    a.W = dict->W_enc;
-    a.bias = dict->b_enc;
-    a.n = n;
-    a.d = s->w.shape.d;
-    a.ld = s->w.shape.ld;
-    a.m = s->w.shape.dict_size;
-    a.select = s->select;
-    a.k = dict->desc.k;
+    a = saei_encode_args_of(dict, s->select, centred ? s->xc : s->x, n);
     a.theta = s->jump ? s->theta : NULL;
     a.bandwidth = 1e-30f;
     a.warm = s->warm;
@@ -202,10 +193,13 @@ static sae_result saei_session_run(sae_session *s, const char *who, const sae_ro
 
 SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t n,
                                       sae_sparse *out) {
+    const char *missing = x ? saei_sparse_missing(out) : "x";
     size_t at = 0, kept = 0, total = 0;
     if (!s) return SAE_ERR_INVALID;
-    if (!x || !out || !out->row_begin || (out->capacity && (!out->latent || !out->value)))
-        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: an array is NULL");
+    if (n && missing)
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_encode: %s is NULL", missing);
+    if (out && out->row_begin) out->row_begin[0] = 0;
+    if (!n) return SAE_OK;
     SAEI_TRY(saei_session_run(s, "sae_session_encode", x, n));
     s->ops->download(&s->w, s->count, s->code.count, n * sizeof *s->count);
     SAEI_TRY(s->ops->status(&s->w));
@@ -225,7 +219,6 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
     }
     SAEI_TRY(s->ops->status(&s->w));
     at = 0;
-    out->row_begin[0] = 0;
     for (size_t r = 0; r < n; r++) { /* zeros are not listed */
         for (size_t j = 0; j < s->count[r]; j++, at++)
             if (out->value[at] != 0) {
@@ -240,6 +233,7 @@ SAE_API sae_result sae_session_encode(sae_session *s, const sae_rows *x, size_t 
 SAE_API sae_result sae_session_forward(sae_session *s, const sae_rows *x, size_t n, float *x_hat) {
     size_t d, ld;
     if (!s) return SAE_ERR_INVALID;
+    if (!n) return SAE_OK;
     if (!x || !x_hat)
         return saei_fail(s->ctx, SAE_ERR_INVALID, "sae_session_forward: %s is NULL",
                          x ? "x_hat" : "x");

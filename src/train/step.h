@@ -212,7 +212,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_has_trait(t, SAEI_TOP_K) && step == 0)
+    if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     t->scheme->gradients(t);

@@ -11,16 +11,19 @@ enum { /* traits of a scheme */
     SAEI_WEIGHTED = 1 << 3,    /* penalties count f_i by the norm of its row of W_dec */
     SAEI_ANNEALED = 1 << 4,    /* the penalty's p and coefficient move during the run */
     SAEI_DEAD = 1 << 5,        /* latents silent for dead_feature_threshold rows are counted */
-    SAEI_TOP_K = 1 << 6,       /* the k largest latents: auxk, a running threshold, b_dec starts at
-                                  the median of the first batch */
-    SAEI_EACH_ROW = 1 << 7,    /* k of each row, not k n of the batch */
-    SAEI_NESTED = 1 << 8       /* groups of latents, each with its own reconstruction */
+    SAEI_TOP_K = 1 << 6,       /* the k n largest latents of a batch: the dictionary has k, which
+                                  may be annealed, and a running threshold, its later choice */
+    SAEI_EACH_ROW = 1 << 7,    /* SAEI_TOP_K: k of each row, and later too */
+    SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
+    SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
+    SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
+    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
 };
 
 /* A training scheme: what sets it apart from the others. */
 typedef struct saei_scheme {
     sae_trainer_kind kind;
-    double lr;                             /* default; SAEI_TOP_K: with 16384 latents */
+    double lr;                             /* default */
     double beta1;                          /* of Adam; beta2 is 0.999, eps 1e-8 */
     sae_sparsity_function sparsity;        /* default */
     unsigned traits;

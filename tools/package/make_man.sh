@@ -3,7 +3,7 @@
 # usage: sh tools/package/make_man.sh build/sae > build/sae.1
 sae=$1
 text() { sed 's/\\/\\e/g; s/-/\\-/g; s/^[.'\'']/\\\&&/'; }
-as_it_is() { # the help sets itself in, and has lines of up to 100 columns
+as_it_is() { # the help sets itself in, and has lines of up to 80 columns
     printf '.in 0\n.nf\n'
     text
     printf '.fi\n.in\n'
