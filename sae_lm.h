@@ -92,15 +92,20 @@ typedef struct sae_lm_config {
     bool tied;              /* the unembedding is the embedding */
     int64_t bos_token, eos_token, pad_token; /* of config.json or the family; -1: none */
     char activation[24];    /* hidden_act */
-    sae_dtype dtype;        /* of the weights in the file */
+    sae_dtype dtype;        /* of the embedding in the file */
 } sae_lm_config;
 
-/* A folder of transformers. The files stay mapped and matrices stay in them, in their own type;
-   what is computed is float32. ctx must outlive the model. Errors:
-   SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT (damaged, or tensors that do not fit
-   config.json), SAE_ERR_UNSUPPORTED (another family, the message lists those there are; another
-   activation or rotary kind; quantised weights), SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out);
+/* A folder of transformers, or a .gguf of llama.cpp (of several, NAME-00001-of-N.gguf): the model
+   is the same by the same names, also where rows of q, k or qkv stand in another order in the
+   .gguf. The files stay mapped and matrices stay in them, in their own type; what is computed is
+   float32. ctx must outlive the model. Errors: SAE_ERR_NOT_FOUND (a file, a shard), SAE_ERR_FORMAT
+   (damaged, or tensors that do not fit config.json or the metadata), SAE_ERR_UNSUPPORTED (another
+   family, the message lists those there are; another activation or rotary kind; in a folder
+   quantised weights, in a .gguf types of less than Q2_K and tensors that are not known),
+   SAE_ERR_OUT_OF_MEMORY.
+   A .gguf does not say: of Mistral its window; of Gemma 2 and 3 another scale of the scores than
+   published models have; which is Mistral and which Llama (family is "llama"). */
+SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out);
 SAE_API void sae_lm_close(sae_lm *model); /* NULL is fine */
 SAE_API sae_lm_config sae_lm_config_of(const sae_lm *model);
 
@@ -152,6 +157,10 @@ typedef struct sae_lm_site {
 SAE_API sae_result sae_lm_site_find(const sae_lm *model, const char *name, bool input,
                                     sae_lm_site *out);
 SAE_API size_t sae_lm_site_dim(const sae_lm *model, sae_lm_site site); /* floats a row */
+/* The name of a place: of the module, or (hook) of TransformerLens' hook; "" where it has none.
+   Cut to size, in out, which is returned. */
+SAE_API const char *sae_lm_site_name(const sae_lm *model, sae_lm_site site, bool hook, char *out,
+                                     size_t size);
 /* Whether rows there are the residual stream or are added to it as they are: then a decoder's row
    times the norm's weight and the unembedding says which tokens it speaks for. */
 SAE_API bool sae_lm_site_is_residual(const sae_lm *model, sae_lm_site site);
@@ -213,11 +222,13 @@ SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
 
 typedef struct sae_tokenizer sae_tokenizer;
 
-/* folder holds tokenizer.json, or is that file. Errors: SAE_ERR_NOT_FOUND, SAE_ERR_FORMAT,
-   SAE_ERR_UNSUPPORTED (another kind of model, normalizer or pre-tokenizer, named in the message),
-   SAE_ERR_OUT_OF_MEMORY. */
-SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *folder,
-                                      sae_tokenizer **out);
+/* A folder that holds tokenizer.json, that file, or a .gguf with a BPE of bytes (gpt2) or of
+   SentencePiece (llama). A .gguf names its pattern (tokenizer.ggml.pre) and says nothing of NFC,
+   ignore_merges or which pairs merge: these are as the tokenizer of that name has them, and pairs
+   as SentencePiece takes them. Errors: SAE_ERR_NOT_FOUND (also a .gguf without a tokenizer),
+   SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED (another kind of model, normalizer or pre-tokenizer, named in
+   the message), SAE_ERR_OUT_OF_MEMORY. */
+SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *path, sae_tokenizer **out);
 SAE_API void sae_tokenizer_close(sae_tokenizer *tokenizer);
 SAE_API size_t sae_tokenizer_size(const sae_tokenizer *tokenizer); /* largest id + 1 */
 
@@ -234,7 +245,8 @@ SAE_API void sae_tokens_free(sae_tokens *tokens);
 SAE_API void sae_text_free(sae_text *text);
 
 /* What stands in front of a text [*count], 0 where there is none: the tokens that the file's
-   post-processor puts there, else bos_token of the tokenizer_config.json beside it. */
+   post-processor puts there, else bos_token of the tokenizer_config.json beside it; of a .gguf
+   bos_token_id. */
 SAE_API const int32_t *sae_tokenizer_bos(const sae_tokenizer *tokenizer, size_t *count);
 
 /* Appends the ids of text [size]; with bos, behind sae_tokenizer_bos.
@@ -452,6 +464,19 @@ static bool lmi_is_file(const char *path) {
     FILE *f = fopen(path, "rb");
     if (f) fclose(f);
     return f != NULL;
+}
+
+/* Whether the path names a .gguf, by what is in it; by its ending where nothing is there. */
+static bool lmi_names_gguf(const char *path) {
+    size_t n = strlen(path);
+    char head[4] = { 0, 0, 0, 0 };
+    FILE *f;
+    if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return true;
+    f = fopen(path, "rb");
+    if (!f) return false;
+    n = fread(head, 1, sizeof head, f);
+    fclose(f);
+    return n == sizeof head && memcmp(head, "GGUF", sizeof head) == 0;
 }
 
 /* ==== >>lm: kernels ===================================================== src/lm/kernels.h ==== */
@@ -1816,12 +1841,15 @@ SAE_API double sae_lm_loss(const float *logits, size_t size, size_t token,
 /* ==== >>lm: families =================================================== src/lm/families.h ==== */
 /* A model is a description (lmi_shape) and tensors by name. A row of lmi_families says what models
    of a model_type have, where config.json is silent; a naming says what their tensors are called,
-   which is how transformers calls the modules. Nothing behind this file asks for a family. */
+   which is how transformers calls the modules. A .gguf has one naming for all, gguf.h the rows.
+   Nothing behind these two files asks for a family. */
 
 /* What has a name: the modules of sae_lm_module, and parts that are no place to look at. */
 enum {
     LMI_POSITIONS = SAE_LM_NUM_MODULES, LMI_UNEMBED, LMI_Q_NORM, LMI_K_NORM, LMI_ROUTER,
-    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN, LMI_NUM_PARTS
+    LMI_EXPERT_GATE, LMI_EXPERT_UP, LMI_EXPERT_DOWN,
+    LMI_EXPERT_GATE_UP, /* the first two in one */
+    LMI_NUM_PARTS
 };
 
 typedef struct lmi_name {
@@ -1919,6 +1947,34 @@ static const lmi_name lmi_gemma2_names[] = {
 static const lmi_naming lmi_gemma2 = { "model.", "layers.", &lmi_llama,
                                        LMI_NAMES(lmi_gemma2_names) };
 
+/* Tensors of a .gguf; those of experts hold all of them, [experts,outputs,inputs]. */
+static const lmi_name lmi_gguf_names[] = {
+    { SAE_LM_EMBED, "token_embd" },
+    { LMI_POSITIONS, "position_embd" },
+    { SAE_LM_FINAL_NORM, "output_norm" },
+    { LMI_UNEMBED, "output" },
+    { SAE_LM_ATTENTION_NORM, "attn_norm" },
+    { SAE_LM_QKV_PROJ, "attn_qkv" },
+    { SAE_LM_Q_PROJ, "attn_q" },
+    { SAE_LM_K_PROJ, "attn_k" },
+    { SAE_LM_V_PROJ, "attn_v" },
+    { LMI_Q_NORM, "attn_q_norm" },
+    { LMI_K_NORM, "attn_k_norm" },
+    { SAE_LM_O_PROJ, "attn_output" },
+    { SAE_LM_ATTENTION_POST_NORM, "post_attention_norm" },
+    { SAE_LM_MLP_NORM, "ffn_norm" },
+    { SAE_LM_GATE_PROJ, "ffn_gate" },
+    { SAE_LM_UP_PROJ, "ffn_up" },
+    { SAE_LM_DOWN_PROJ, "ffn_down" },
+    { LMI_ROUTER, "ffn_gate_inp" },
+    { LMI_EXPERT_GATE, "ffn_gate_exps" },
+    { LMI_EXPERT_UP, "ffn_up_exps" },
+    { LMI_EXPERT_DOWN, "ffn_down_exps" },
+    { LMI_EXPERT_GATE_UP, "ffn_gate_up_exps" },
+    { SAE_LM_MLP_POST_NORM, "post_ffw_norm" }
+};
+static const lmi_naming lmi_gguf = { "", "blk.", NULL, LMI_NAMES(lmi_gguf_names) };
+
 /* What a model has. */
 enum {
     LMI_RMS = 1 << 0,          /* norms without mean and bias */
@@ -1946,7 +2002,10 @@ enum {
     LMI_FROM_LAYER = 1 << 24,  /* and from max_window_layers on */
     LMI_LOCAL_ROPE = 1 << 25,  /* layers with a window have rope_local_base_freq */
     LMI_MEANS_TANH = 1 << 26,  /* "gelu" */
-    LMI_TEXT_CONFIG = 1 << 27  /* all of it stands in text_config */
+    LMI_TEXT_CONFIG = 1 << 27, /* all of it stands in text_config */
+    /* and what is otherwise in a .gguf: */
+    LMI_PAIRED = 1 << 28,      /* in heads of q and k, what rotary turns together lies together */
+    LMI_APART = 1 << 29        /* all q, all k, all v, be it LMI_BY_HEAD for those who look */
 };
 
 typedef struct lmi_family {
@@ -2040,6 +2099,7 @@ enum { LMI_ROPE_PLAIN, LMI_ROPE_LINEAR, LMI_ROPE_LLAMA3 };
 typedef struct lmi_rope {
     int kind;
     double base, factor, low, high, original; /* of LLAMA3: low_freq_factor, ... */
+    float *divisors; /* [rotary_dims / 2] of the frequencies, from a .gguf; NULL: none */
 } lmi_rope;
 
 typedef struct lmi_layer_shape {
@@ -2052,7 +2112,7 @@ typedef struct lmi_layer_shape {
 typedef struct lmi_shape {
     sae_lm_config info;
     uint32_t has; /* the first group of flags */
-    const lmi_naming *naming;
+    const lmi_naming *naming, *tensors; /* of modules, of tensors in the file */
     lmi_act act;
     float attention_cap, logit_cap; /* 0: none */
     size_t dense_dim; /* the MLP's width in layers without experts */
@@ -2071,6 +2131,7 @@ typedef struct lmi_config {
     const char *path;
     const sae_json *root, *outer; /* the same, but for models of text and images */
     const lmi_family *family;
+    const char *arch; /* of a .gguf: in front of its keys */
 } lmi_config;
 
 /* The value of the first of the keys that is there; *name, if given, is that key in `text`. */
@@ -2397,7 +2458,7 @@ static sae_result lmi_config_family(lmi_config *c, lmi_shape *s) {
         && sae_json_kind_of(sae_json_get(c->root, "text_config")) == SAE_JSON_OBJECT)
         c->root = sae_json_get(c->root, "text_config");
     s->has = c->family->has;
-    s->naming = c->family->naming;
+    s->naming = s->tensors = c->family->naming;
     snprintf(s->info.family, sizeof s->info.family, "%s", type);
     return SAE_OK;
 }
@@ -2584,7 +2645,7 @@ static const sae_tensor *lmi_tensor(const sae_lm *m, const char *name) {
    are not the whole model's. */
 static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size_t expert,
                                    const char *ending, char out[LMI_NAME_SIZE]) {
-    const lmi_naming *naming = m->shape.naming;
+    const lmi_naming *naming = m->shape.tensors;
     const char *name = lmi_part_name(naming, part), *mark = name ? strchr(name, '#') : NULL;
     bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
                  || part == LMI_UNEMBED;
@@ -2600,6 +2661,20 @@ static const char *lmi_tensor_name(const sae_lm *m, int part, size_t layer, size
     return out;
 }
 
+static bool lmi_is_gguf(const sae_lm *m) { return m->shape.tensors == &lmi_gguf; }
+
+/* Matrices are of plain floats, in a .gguf of blocks too. */
+static sae_result lmi_check_type(const sae_lm *m, const sae_tensor *t, const char *name) {
+    char known[160] = "F32, F16, BF16, F64";
+    size_t n = strlen(known);
+    if (t->dtype <= SAE_F64 || sae_dtype_block(t->dtype) > 1) return SAE_OK;
+    for (int i = SAE_BOOL + 1; lmi_is_gguf(m) && sae_dtype_block((sae_dtype)i) > 1; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, ", %s", sae_dtype_name((sae_dtype)i));
+    return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                            "sae_lm_open: %s: %s is %s, supported are %s", m->folder, name,
+                            sae_dtype_name(t->dtype), known);
+}
+
 /* Checks that t, called name, is [rows,columns], or [columns] where rows is 0. */
 static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *name, size_t rows,
                             size_t columns) {
@@ -2612,20 +2687,16 @@ static sae_result lmi_check(const sae_lm *m, const sae_tensor *t, const char *na
         n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? "," : "",
                               (unsigned long long)t->shape[i]);
     if (t->ndim != dims || t->shape[dims - 1] != columns || (rows && t->shape[0] != rows)) {
-        char want[64];
-        if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
+        char want[96];
+        if (t->ndim == 3) snprintf(want, sizeof want, "%zu,%zu,%zu", m->shape.info.experts, rows,
+                                   columns);
+        else if (rows) snprintf(want, sizeof want, "%zu,%zu", rows, columns);
         else snprintf(want, sizeof want, "%zu", columns);
         return sae_context_fail(m->ctx, SAE_ERR_FORMAT,
-                                "sae_lm_open: %s: %s is [%s], by config.json it is "
-                                "[%s]",
-                                m->folder, name, shape, want);
+                                "sae_lm_open: %s: %s is [%s], by %s it is [%s]", m->folder, name,
+                                shape, lmi_is_gguf(m) ? "its metadata" : "config.json", want);
     }
-    if (t->dtype != SAE_F32 && t->dtype != SAE_F16 && t->dtype != SAE_BF16 && t->dtype != SAE_F64)
-        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
-                                "sae_lm_open: %s: %s is %s, supported are "
-                                "F32, F16, BF16, F64",
-                                m->folder, name, sae_dtype_name(t->dtype));
-    return SAE_OK;
+    return lmi_check_type(m, t, name);
 }
 
 /* A vector's numbers in fresh memory (free). */
@@ -2640,17 +2711,51 @@ static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, f
     return SAE_OK;
 }
 
+/* Where row `index` of the first dimension begins; NULL: the type is known by name alone. */
+static const void *lmi_row_of(const sae_tensor *t, uint64_t index) {
+    if (!t->data) return NULL;
+    return (const char *)t->data + (size_t)index * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
+                                       * sae_dtype_size(t->dtype);
+}
+
+/* The matrix of a part; where one tensor holds all experts', *view is that of one. NULL: there is
+   none. */
+static const sae_tensor *lmi_matrix(const sae_lm *m, int part, size_t layer, size_t expert,
+                                    char name[LMI_NAME_SIZE], sae_tensor *view) {
+    const sae_tensor *t = lmi_tensor(m, lmi_tensor_name(m, part, layer, expert, ".weight", name));
+    const sae_tensor *both = NULL;
+    if (!t && (part == LMI_EXPERT_GATE || part == LMI_EXPERT_UP)) {
+        char other[LMI_NAME_SIZE];
+        both = lmi_tensor(m, lmi_tensor_name(m, LMI_EXPERT_GATE_UP, layer, 0, ".weight", other));
+        if (both) strcpy(name, other);
+    }
+    if (both) t = both;
+    if (!t || t->ndim != 3 || t->shape[0] != m->shape.info.experts) return t;
+    *view = *t;
+    view->ndim = 2;
+    for (size_t i = 0; i < 2; i++) {
+        view->shape[i] = t->shape[i + 1];
+        view->stride[i] = t->stride[i + 1];
+    }
+    view->data = lmi_row_of(t, expert);
+    if (both && view->shape[0] % 2 == 0) {
+        view->shape[0] /= 2;
+        if (part == LMI_EXPERT_UP) view->data = lmi_row_of(view, view->shape[0]);
+    }
+    return view;
+}
+
 /* y = x W^T + bias of the part: `weight` [outputs,inputs], which stays in the file, and, if biased,
    `bias`. */
 static sae_result lmi_read_linear(const sae_lm *m, int part, size_t layer, size_t expert,
                                   bool biased, size_t inputs, size_t outputs, sae_linear **out) {
     char name[LMI_NAME_SIZE];
     const sae_tensor *t;
+    sae_tensor view;
     float *bias = NULL;
     bool in_out = (m->shape.has & LMI_IN_OUT) != 0;
     sae_result result;
-    lmi_tensor_name(m, part, layer, expert, ".weight", name);
-    t = lmi_tensor(m, name);
+    t = lmi_matrix(m, part, layer, expert, name, &view);
     LMI_TRY(lmi_check(m, t, name, in_out ? inputs : outputs, in_out ? outputs : inputs));
     if (biased)
         LMI_TRY(lmi_read_vector(m, lmi_tensor_name(m, part, layer, expert, ".bias", name), outputs,
@@ -2747,7 +2852,7 @@ static void lmi_free_layer(lmi_layer *l, size_t mlps) {
    text and images, one of two more. */
 static void lmi_find_prefix(sae_lm *m) {
     static const char *const forms[] = { "%s", "", "language_model.%s", "%slanguage_model." };
-    const char *base = m->shape.naming->base, *end;
+    const char *base = m->shape.tensors->base, *end;
     char name[LMI_NAME_SIZE];
     for (size_t i = 0; i < 4; i++) {
         end = strstr(forms[i], "%s");
@@ -2795,6 +2900,399 @@ static sae_result lmi_read_weights(sae_lm *m) {
     return lmi_read_unembed(m);
 }
 
+/* ==== >>lm: gguf: model ==================================================== src/lm/gguf.h ==== */
+/* A .gguf as llama.cpp's converter writes it, into the same description. The converter has added
+   the 1 to Gemma's norms, laid GPT-2's matrices [out,in] and GPT-NeoX' q, k and v apart, and, where
+   llama.cpp turns neighbours, paired the rows of q and k. What it leaves out is llama.cpp's own
+   knowledge: the pattern of windows, which models scale scores otherwise. */
+
+typedef struct lmi_gguf_arch {
+    const char *arch, *type; /* general.architecture; the family, whose names modules have */
+    uint32_t has;
+    size_t window;           /* keys, where the file does not say */
+    size_t wide;             /* models of so many layers scale by sqrt(d / heads) */
+} lmi_gguf_arch;
+
+/* Of two rows for one architecture that with experts is for files that have them. */
+static const lmi_gguf_arch lmi_gguf_archs[] = {
+    { "gptneox", "gpt_neox", LMI_APART, 0, 0 },
+    { "gpt2", "gpt2", 0, 0, 0 },
+    { "llama", "llama", LMI_PAIRED, 0, 0 }, /* Mistral too */
+    { "llama", "mixtral", LMI_PAIRED, 0, 0 },
+    { "qwen2", "qwen2", 0, 0, 0 },
+    { "qwen3", "qwen3", 0, 0, 0 },
+    { "qwen3moe", "qwen3_moe", 0, 0, 0 },
+    { "gemma", "gemma", 0, 0, 0 },
+    { "gemma2", "gemma2", 0, 4096, 46 },
+    { "gemma3", "gemma3_text", LMI_TEXT_CONFIG, 0, 62 }
+};
+enum { LMI_NUM_GGUF_ARCHS = sizeof lmi_gguf_archs / sizeof lmi_gguf_archs[0] };
+
+/* ---- metadata ---- */
+
+static const sae_json *lmi_gguf_get(const lmi_config *c, const char *name, char key[64]) {
+    snprintf(key, 64, "%s.%s", c->arch, name);
+    return sae_json_get(c->root, key);
+}
+
+static sae_result lmi_gguf_size(const lmi_config *c, const char *name, size_t otherwise,
+                                size_t most, size_t *out) {
+    char key[64];
+    const sae_json *v = lmi_gguf_get(c, name, key);
+    if (sae_json_kind_of(v) == SAE_JSON_ARRAY)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_open: %s: %s has a number for each layer, supported is one "
+                                "for all", c->path, key);
+    return lmi_config_size(c, key, otherwise, most, out);
+}
+
+static sae_result lmi_gguf_number(const lmi_config *c, const char *name, double least, double most,
+                                  double *out) {
+    char key[64];
+    lmi_gguf_get(c, name, key);
+    return lmi_config_number(c, c->root, key, least, most, out);
+}
+
+/* The shortest decimal number that a float is nearest to: 1e-5 of 9.99999975e-6. */
+static double lmi_gguf_decimal(double x) {
+    char text[32];
+    for (int digits = 1; digits < 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if ((float)strtod(text, NULL) == (float)x) return strtod(text, NULL);
+    }
+    return x;
+}
+
+/* "gptneox, gpt2, llama, ..." */
+static const char *lmi_gguf_list(char *out, size_t size) {
+    size_t n = 0;
+    for (size_t i = 0; i < LMI_NUM_GGUF_ARCHS && n < size; i++)
+        if (!i || strcmp(lmi_gguf_archs[i].arch, lmi_gguf_archs[i - 1].arch) != 0)
+            n += (size_t)snprintf(out + n, size - n, "%s%s", i ? ", " : "", lmi_gguf_archs[i].arch);
+    return out;
+}
+
+static sae_result lmi_gguf_family(lmi_config *c, lmi_shape *s, const lmi_gguf_arch **row) {
+    char list[160], key[64];
+    bool experts;
+    c->arch = sae_json_text(sae_json_get(c->root, "general.architecture"));
+    experts = c->arch && sae_json_number(lmi_gguf_get(c, "expert_count", key)) > 0;
+    *row = NULL;
+    for (size_t i = 0; c->arch && i < LMI_NUM_GGUF_ARCHS; i++) {
+        const lmi_family *f = lmi_family_find(lmi_gguf_archs[i].type);
+        if (strcmp(c->arch, lmi_gguf_archs[i].arch) != 0) continue;
+        if (*row && experts != ((f->has & LMI_EXPERTS) != 0)) continue;
+        *row = &lmi_gguf_archs[i];
+        c->family = f;
+    }
+    if (!*row)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: general.architecture is %.60s, supported are %s", c->path,
+                        c->arch ? c->arch : "missing", lmi_gguf_list(list, sizeof list));
+    s->has = (c->family->has & ~(uint32_t)(LMI_ONE_PLUS | LMI_IN_OUT)) | (*row)->has;
+    s->naming = c->family->naming;
+    s->tensors = &lmi_gguf;
+    snprintf(s->info.family, sizeof s->info.family, "%s", c->family->type);
+    snprintf(s->info.activation, sizeof s->info.activation, "%s", c->family->act);
+    for (size_t i = 0; i < LMI_NUM_ACTS; i++)
+        if (strcmp(c->family->act, lmi_acts[i].name) == 0) s->act = lmi_acts[i].act;
+    return SAE_OK;
+}
+
+/* What only the tensors say: biases, whether q, k and v are one, and how many tokens there are. */
+static sae_result lmi_gguf_tensors(const lmi_config *c, sae_lm *m) {
+    static const struct {
+        int part;
+        const char *ending;
+        uint32_t has;
+    } signs[] = {
+        { SAE_LM_QKV_PROJ, ".weight", LMI_FUSED | LMI_APART },
+        { SAE_LM_Q_PROJ, ".bias", LMI_QKV_BIAS }, { SAE_LM_QKV_PROJ, ".bias", LMI_QKV_BIAS },
+        { SAE_LM_O_PROJ, ".bias", LMI_O_BIAS }, { SAE_LM_UP_PROJ, ".bias", LMI_MLP_BIAS }
+    };
+    const uint32_t biases = LMI_QKV_BIAS | LMI_O_BIAS | LMI_MLP_BIAS;
+    lmi_shape *s = &m->shape;
+    const sae_tensor *t;
+    char name[LMI_NAME_SIZE];
+    if (s->has & LMI_BIAS_KEYS) s->has &= ~biases;
+    for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++)
+        if (lmi_tensor(m, lmi_tensor_name(m, signs[i].part, 0, 0, signs[i].ending, name)))
+            s->has |= signs[i].has;
+    s->info.tied = !lmi_tensor(m, lmi_tensor_name(m, LMI_UNEMBED, 0, 0, ".weight", name));
+    t = lmi_tensor(m, lmi_tensor_name(m, SAE_LM_EMBED, 0, 0, ".weight", name));
+    if (!t || t->ndim != 2) return lmi_check(m, t, name, 1, s->info.dim);
+    if (t->shape[0] < 1 || t->shape[0] > INT32_MAX)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                                "sae_lm_open: %s: %s has %llu rows, allowed are 1 to 2^31 - 1",
+                                c->path, name, (unsigned long long)t->shape[0]);
+    s->info.vocab_size = (size_t)t->shape[0];
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_sizes(const lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    size_t dim, values;
+    LMI_TRY(lmi_gguf_size(c, "block_count", 0, LMI_MAX_LAYERS, &info->layers));
+    LMI_TRY(lmi_gguf_size(c, "embedding_length", 0, 1 << 20, &info->dim));
+    LMI_TRY(lmi_gguf_size(c, "attention.head_count", 0, 1 << 16, &info->heads));
+    LMI_TRY(lmi_gguf_size(c, "attention.head_count_kv", info->heads, 1 << 16, &info->kv_heads));
+    LMI_TRY(lmi_gguf_size(c, "context_length", 0, INT32_MAX, &info->max_ctx));
+    LMI_TRY(lmi_gguf_size(c, "feed_forward_length", 0, 1 << 22, &s->dense_dim));
+    info->mlp_dim = s->dense_dim;
+    if (info->heads % info->kv_heads)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: attention.head_count_kv is %zu, allowed are divisors of "
+                        "attention.head_count, %zu", c->path, info->kv_heads, info->heads);
+    dim = info->dim % info->heads ? 0 : info->dim / info->heads;
+    LMI_TRY(lmi_gguf_size(c, "attention.key_length", dim, 1 << 12, &info->head_dim));
+    LMI_TRY(lmi_gguf_size(c, "attention.value_length", dim, 1 << 12, &values));
+    if (values != info->head_dim)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: attention.value_length is %zu, supported is that of "
+                        "keys, %zu", c->path, values, info->head_dim);
+    if (!(s->has & LMI_EXPERTS)) return SAE_OK;
+    LMI_TRY(lmi_gguf_size(c, "expert_count", 0, 1 << 12, &info->experts));
+    LMI_TRY(lmi_gguf_size(c, "expert_used_count", 0, info->experts, &info->experts_per_token));
+    s->top_norm = true;
+    return lmi_gguf_size(c, "expert_feed_forward_length", info->mlp_dim, 1 << 22, &info->mlp_dim);
+}
+
+/* rope_freqs.weight: Llama 3's scaling, worked out. */
+static sae_result lmi_gguf_divisors(const lmi_config *c, sae_lm *m) {
+    static const char name[] = "rope_freqs.weight";
+    lmi_rope *rope = &m->shape.rope[0];
+    size_t count = m->shape.info.rotary_dims / 2;
+    if (!lmi_tensor(m, name)) return SAE_OK;
+    LMI_TRY(lmi_read_vector(m, name, count, &rope->divisors));
+    for (size_t i = 0; i < count; i++)
+        if (!(rope->divisors[i] >= 1e-6f && rope->divisors[i] <= 1e9f))
+            return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                            "sae_lm_open: %s: %s[%zu] is %g, allowed are numbers from 1e-6 to 1e9",
+                            c->path, name, i, (double)rope->divisors[i]);
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_rotary(const lmi_config *c, sae_lm *m) {
+    lmi_shape *s = &m->shape;
+    sae_lm_config *info = &s->info;
+    lmi_rope *rope = s->rope;
+    char key[64];
+    const char *type = sae_json_text(lmi_gguf_get(c, "rope.scaling.type", key));
+    rope[0].base = rope[1].base = 1e4;
+    if (s->has & LMI_LEARNED) return SAE_OK;
+    LMI_TRY(lmi_gguf_number(c, "rope.freq_base", 1, 1e12, &rope[0].base));
+    LMI_TRY(lmi_gguf_number(c, "rope.freq_base_swa", 1, 1e12, &rope[1].base));
+    LMI_TRY(lmi_gguf_number(c, "rope.scale_linear", 0, 1e9, &rope[0].factor)); /* of 2023 */
+    LMI_TRY(lmi_gguf_number(c, "rope.scaling.factor", 0, 1e9, &rope[0].factor));
+    if (type && strcmp(type, "none") != 0 && strcmp(type, "linear") != 0)
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: %s is %.40s, supported are none, linear and the tensor "
+                        "rope_freqs.weight", c->path, key, type);
+    if (rope[0].factor > 0 && (!type || strcmp(type, "none") != 0)) rope[0].kind = LMI_ROPE_LINEAR;
+    info->rotary_base = rope[0].base;
+    LMI_TRY(lmi_gguf_size(c, "rope.dimension_count", info->head_dim, info->head_dim,
+                          &info->rotary_dims));
+    if ((info->rotary_dims % 2 && info->rotary_dims == info->head_dim)
+        || (s->has & LMI_PAIRED && info->rotary_dims != info->head_dim))
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: %zu of the %zu dimensions of a head turn, supported is "
+                        "%s", c->path, info->rotary_dims, info->head_dim,
+                        s->has & LMI_PAIRED ? "all, an even number" : "an even number");
+    return lmi_gguf_divisors(c, m);
+}
+
+/* Layers with a window: all; or, Gemma's, all but each n-th. sliding_window_pattern is that n, or a
+   bool for each layer. Layers whose tensors are there have experts. */
+static sae_result lmi_gguf_layers(const lmi_config *c, const lmi_gguf_arch *row, sae_lm *m) {
+    lmi_shape *s = &m->shape;
+    sae_lm_config *info = &s->info;
+    double window = (double)row->window, scale = 0, wide = (double)(info->dim / info->heads);
+    size_t every = strlen(c->family->windows);
+    char key[64], name[LMI_NAME_SIZE];
+    const sae_json *pattern = lmi_gguf_get(c, "attention.sliding_window_pattern", key), *v;
+    LMI_TRY(lmi_gguf_number(c, "attention.sliding_window", 0, INT32_MAX, &window));
+    LMI_TRY(lmi_gguf_number(c, "attention.scale", 0, 1e9, &scale));
+    if (every == 1) every = 0;
+    if (sae_json_kind_of(pattern) == SAE_JSON_NUMBER)
+        LMI_TRY(lmi_gguf_size(c, "attention.sliding_window_pattern", 1, INT32_MAX, &every));
+    if (sae_json_kind_of(pattern) == SAE_JSON_ARRAY && sae_json_count(pattern) < info->layers)
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT,
+                        "sae_lm_open: %s: %s is of %zu layers, there are %zu", c->path, key,
+                        sae_json_count(pattern), info->layers);
+    if (!(scale > 0))
+        scale = 1 / sqrt(info->layers == row->wide ? wide : (double)info->head_dim);
+    s->layer = (lmi_layer_shape *)calloc(info->layers, sizeof *s->layer);
+    if (!s->layer) return sae_context_fail(c->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
+    v = sae_json_first(pattern);
+    for (size_t i = 0; i < info->layers; i++) {
+        bool local = v ? sae_json_number(v) != 0 : !every || (i + 1) % every != 0;
+        v = v ? sae_json_next(v) : NULL;
+        s->layer[i].window = local ? (size_t)window : 0;
+        s->layer[i].rope = s->layer[i].window && s->has & LMI_LOCAL_ROPE;
+        s->layer[i].scale = (float)scale;
+        for (int k = 0; k < 2 && s->has & LMI_EXPERTS && !s->layer[i].experts; k++) {
+            lmi_tensor_name(m, k ? LMI_EXPERT_DOWN : LMI_ROUTER, i, 0, ".weight", name);
+            s->layer[i].experts = lmi_tensor(m, name) != NULL;
+        }
+        if (s->layer[i].window) info->window = (size_t)window;
+    }
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_rest(const lmi_config *c, lmi_shape *s) {
+    sae_lm_config *info = &s->info;
+    char key[64];
+    bool rms = (s->has & LMI_RMS) != 0;
+    const char *eps = rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    double cap[2] = { 0, 0 };
+    if (lmi_config_none(lmi_gguf_get(c, eps, key)))
+        return sae_context_fail(c->ctx, SAE_ERR_FORMAT, "sae_lm_open: %s: %s is missing", c->path,
+                                key);
+    LMI_TRY(lmi_gguf_number(c, eps, 0, 1, &info->norm_eps));
+    info->norm_eps = lmi_gguf_decimal(info->norm_eps);
+    lmi_gguf_get(c, "use_parallel_residual", key);
+    lmi_config_flag(c, key, LMI_PARALLEL, &s->has);
+    lmi_gguf_get(c, "attention.causal", key);
+    if (!lmi_config_bool(c->root, key, true))
+        return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s: %s is false, supported is true", c->path, key);
+    if (s->has & LMI_CAPS) cap[0] = 50, cap[1] = 30;
+    if (s->has & (LMI_CAPS | LMI_NO_CAPS)) {
+        LMI_TRY(lmi_gguf_number(c, "attn_logit_softcapping", 0, 1e9, &cap[0]));
+        LMI_TRY(lmi_gguf_number(c, "final_logit_softcapping", 0, 1e9, &cap[1]));
+    }
+    s->attention_cap = (float)cap[0];
+    s->logit_cap = (float)cap[1];
+    info->rms_norm = rms;
+    info->fixed_ctx = (s->has & LMI_LEARNED) != 0;
+    info->parallel_residual = (s->has & LMI_PARALLEL) != 0;
+    info->bos_token = lmi_config_token(c, "tokenizer.ggml.bos_token_id", -1);
+    info->eos_token = lmi_config_token(c, "tokenizer.ggml.eos_token_id", -1);
+    info->pad_token = lmi_config_token(c, "tokenizer.ggml.padding_token_id", -1);
+    return SAE_OK;
+}
+
+/* ---- tensors ---- */
+
+/* Whether the model reads a part's weight, or bias. */
+static bool lmi_gguf_reads(const lmi_shape *s, int part, size_t layer, bool bias) {
+    uint32_t has = s->has;
+    bool experts = s->layer[layer].experts;
+    switch (part) {
+    case SAE_LM_EMBED: case LMI_UNEMBED: return !bias;
+    case LMI_POSITIONS: return !bias && has & LMI_LEARNED;
+    case SAE_LM_FINAL_NORM: case SAE_LM_ATTENTION_NORM: case SAE_LM_MLP_NORM:
+        return !bias || !(has & LMI_RMS);
+    case SAE_LM_QKV_PROJ: return has & LMI_FUSED && (!bias || has & LMI_QKV_BIAS);
+    case SAE_LM_Q_PROJ: case SAE_LM_K_PROJ: case SAE_LM_V_PROJ:
+        return !(has & LMI_FUSED) && (!bias || has & LMI_QKV_BIAS);
+    case SAE_LM_O_PROJ: return !bias || has & LMI_O_BIAS;
+    case LMI_Q_NORM: case LMI_K_NORM: return !bias && has & LMI_QK_NORM;
+    case SAE_LM_ATTENTION_POST_NORM: case SAE_LM_MLP_POST_NORM:
+        return !bias && has & LMI_POST_NORMS;
+    case SAE_LM_GATE_PROJ:
+        return has & LMI_GATED && !experts && (!bias || has & LMI_MLP_BIAS);
+    case SAE_LM_UP_PROJ: case SAE_LM_DOWN_PROJ: return !experts && (!bias || has & LMI_MLP_BIAS);
+    default: return experts && !bias;
+    }
+}
+
+static bool lmi_gguf_known(const lmi_shape *s, const char *name) {
+    size_t layer = 0, n;
+    bool of_layer = strncmp(name, lmi_gguf.layers, strlen(lmi_gguf.layers)) == 0;
+    if (strcmp(name, "rope_freqs.weight") == 0) return s->rope[0].divisors != NULL;
+    if (of_layer) {
+        name += strlen(lmi_gguf.layers);
+        for (n = 0; name[n] >= '0' && name[n] <= '9' && n < 6; n++)
+            layer = layer * 10 + (size_t)(name[n] - '0');
+        if (!n || name[n] != '.' || layer >= s->info.layers) return false;
+        name += n + 1;
+    }
+    for (size_t i = 0; i < lmi_gguf.count; i++) {
+        int part = lmi_gguf.names[i].part;
+        bool whole = part == SAE_LM_EMBED || part == SAE_LM_FINAL_NORM || part == LMI_POSITIONS
+                     || part == LMI_UNEMBED;
+        n = strlen(lmi_gguf.names[i].name);
+        if (whole == of_layer || strncmp(name, lmi_gguf.names[i].name, n) != 0) continue;
+        if (strcmp(name + n, ".weight") == 0) return lmi_gguf_reads(s, part, layer, false);
+        if (strcmp(name + n, ".bias") == 0) return lmi_gguf_reads(s, part, layer, true);
+    }
+    return false;
+}
+
+/* What the description has no place for would change the numbers. */
+static sae_result lmi_gguf_all_known(const lmi_config *c, const sae_lm *m) {
+    for (size_t f = 0; f < m->num_files; f++)
+        for (size_t i = 0; i < sae_tensor_file_count(m->file[f]); i++) {
+            const char *name = sae_tensor_file_get(m->file[f], i)->name;
+            if (!lmi_gguf_known(&m->shape, name))
+                return sae_context_fail(c->ctx, SAE_ERR_UNSUPPORTED,
+                                "sae_lm_open: %s: general.architecture is %s, which has no tensor "
+                                "%.80s here", c->path, c->arch, name);
+        }
+    return SAE_OK;
+}
+
+/* ---- files ---- */
+
+static sae_result lmi_gguf_add(sae_lm *m, const char *path) {
+    LMI_TRY(sae_tensor_file_open(m->ctx, path, &m->file[m->num_files]));
+    m->num_files++;
+    return SAE_OK;
+}
+
+/* The file, and where it says that it is NAME-00001-of-00003.gguf the others. */
+static sae_result lmi_gguf_files(sae_lm *m, const char *path) {
+    const sae_json *root;
+    double count, number;
+    char end[32], *part;
+    size_t n = strlen(path), tail;
+    LMI_TRY(lmi_gguf_add(m, path));
+    root = sae_tensor_file_metadata(m->file[0]);
+    count = sae_json_number(sae_json_get(root, "split.count"));
+    number = sae_json_number(sae_json_get(root, "split.no"));
+    if (!(count > 1)) return SAE_OK;
+    tail = (size_t)snprintf(end, sizeof end, "-00001-of-%05.0f.gguf", count <= 99999 ? count : 0.0);
+    if (number != 0 || count > LMI_MAX_SHARDS || n < tail || strcmp(path + n - tail, end) != 0)
+        return sae_context_fail(m->ctx, SAE_ERR_UNSUPPORTED,
+                        "sae_lm_open: %s is part %.9g of %.9g, supported is the first, "
+                        "NAME%s, of at most %d", path, number + 1, count, end, (int)LMI_MAX_SHARDS);
+    part = lmi_join("", path);
+    if (!part) return lmi_no_memory(m);
+    for (int i = 2; i <= (int)count; i++) {
+        sae_result result;
+        snprintf(end, sizeof end, "-%05d", i);
+        memcpy(part + n - tail, end, strlen(end));
+        result = lmi_gguf_add(m, part);
+        if (result == SAE_OK) continue;
+        free(part);
+        return result;
+    }
+    free(part);
+    return SAE_OK;
+}
+
+static sae_result lmi_gguf_open(sae_lm *m, const char *path) {
+    const lmi_gguf_arch *row;
+    lmi_config c;
+    m->folder = lmi_join("", path);
+    if (!m->folder)
+        return sae_context_fail(m->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
+    LMI_TRY(lmi_gguf_files(m, path));
+    memset(&c, 0, sizeof c);
+    c.ctx = m->ctx;
+    c.path = path;
+    c.root = c.outer = sae_tensor_file_metadata(m->file[0]);
+    LMI_TRY(lmi_gguf_family(&c, &m->shape, &row));
+    LMI_TRY(lmi_gguf_sizes(&c, &m->shape));
+    LMI_TRY(lmi_gguf_tensors(&c, m));
+    LMI_TRY(lmi_gguf_rotary(&c, m));
+    LMI_TRY(lmi_gguf_layers(&c, row, m));
+    LMI_TRY(lmi_gguf_rest(&c, &m->shape));
+    LMI_TRY(lmi_read_weights(m));
+    return lmi_gguf_all_known(&c, m);
+}
+
 /* ==== >>lm: model ========================================================= src/lm/model.h ==== */
 
 static sae_result lmi_open(sae_lm *m, const char *folder) {
@@ -2827,17 +3325,17 @@ static sae_result lmi_open(sae_lm *m, const char *folder) {
     return lmi_read_weights(m);
 }
 
-SAE_API sae_result sae_lm_open(sae_context *ctx, const char *folder, sae_lm **out) {
+SAE_API sae_result sae_lm_open(sae_context *ctx, const char *path, sae_lm **out) {
     sae_lm *m;
     sae_result result;
-    if (!ctx || !folder || !out)
+    if (!ctx || !path || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_lm_open: folder and out may not be NULL");
+                                "sae_lm_open: path and out may not be NULL");
     m = (sae_lm *)calloc(1, sizeof *m);
     if (!m) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_lm_open: no memory");
     m->ctx = ctx;
     m->kernels = lmi_kernels_select();
-    result = lmi_open(m, folder);
+    result = lmi_names_gguf(path) ? lmi_gguf_open(m, path) : lmi_open(m, path);
     if (result == SAE_OK) *out = m;
     else sae_lm_close(m);
     return result;
@@ -2857,6 +3355,7 @@ SAE_API void sae_lm_close(sae_lm *m) {
     free(m->ones);
     free(m->layer);
     free(m->shape.layer);
+    free(m->shape.rope[0].divisors);
     free(m->folder);
     free(m->memory);
     free(m->angles[0]);
@@ -3081,6 +3580,27 @@ SAE_API sae_result sae_lm_site_find(const sae_lm *m, const char *name, bool inpu
     return SAE_OK;
 }
 
+static const char *lmi_hook_of(const sae_lm *m, sae_lm_site site) {
+    sae_lm_site s = site;
+    for (size_t i = 0; i < LMI_NUM_HOOK_NAMES; i++)
+        if (lmi_hook_name_here(m, i, &s) && s.module == site.module && s.input == site.input)
+            return lmi_hook_names[i].name;
+    return NULL;
+}
+
+SAE_API const char *sae_lm_site_name(const sae_lm *m, sae_lm_site site, bool hook, char *out,
+                                     size_t size) {
+    const lmi_naming *naming = m->shape.naming;
+    bool of_layer = lmi_module_of_layer(site.module);
+    const char *own = hook ? lmi_hook_of(m, site) : lmi_part_name(naming, (int)site.module);
+    if (!hook && site.module == SAE_LM_LAYER) own = "";
+    if (!own) snprintf(out, size, "%s", "");
+    else if (!of_layer) snprintf(out, size, "%s%s", hook ? "" : naming->base, own);
+    else snprintf(out, size, "%s%s%zu%s%s", hook ? "" : naming->base,
+                  hook ? "blocks." : naming->layers, site.layer, *own ? "." : "", own);
+    return out;
+}
+
 /* ==== >>lm: forward pass: memory and hooks ================================== src/lm/run.h ==== */
 
 /* Parts of the row-wise steps are LMI_ROW_PART rows; of attention up to LMI_SLOTS workers. */
@@ -3167,7 +3687,7 @@ static bool lmi_run_cut_attention(lmi_run *run, float *base, size_t *at) {
     run->scratch_floats = LMI_ROWS * (hd + deep + lmi_round(keys)) + lmi_round(hd);
     if (!run->store_floats) return false;
     if (!lmi_run_cut(base, at, &run->qkv, n, heads + 2 * kv)
-        || !lmi_run_cut(base, at, &run->heads, n, heads)
+        || !lmi_run_cut(base, at, &run->heads, lmi_max(n, 3), heads) /* at least a row of qkv */
         || !lmi_run_cut(base, at, &run->scratch, run->slots, run->scratch_floats))
         return false;
     if (cache) return true;
@@ -3267,19 +3787,40 @@ static sae_result lmi_at(lmi_run *run, sae_lm_module module, size_t layer, bool 
     } while (0)
 #define LMI_AT(module, layer, input, x) LMI_STEP(lmi_at(run, module, layer, input, x))
 
-/* The same for heads that do not stand side by side: of a copy, in run->heads. */
+/* A head of a .gguf whose pairs lie together, and one whose halves do. */
+static void lmi_unpair(size_t dim, const float *from, float *to) {
+    for (size_t i = 0; i < dim / 2; i++) {
+        to[i] = from[2 * i];
+        to[dim / 2 + i] = from[2 * i + 1];
+    }
+}
+
+static void lmi_pair(size_t dim, const float *from, float *to) {
+    for (size_t i = 0; i < dim / 2; i++) {
+        to[2 * i] = from[i];
+        to[2 * i + 1] = from[dim / 2 + i];
+    }
+}
+
+/* The same for heads that do not stand side by side, or in another order: of a copy, in
+   run->heads. */
 static sae_result lmi_at_heads(lmi_run *run, sae_lm_module module, size_t layer, size_t heads,
                                const lmi_heads *h) {
     size_t hd = run->m->shape.info.head_dim, dim = heads * hd;
+    bool paired = run->m->shape.has & LMI_PAIRED && module != SAE_LM_V_PROJ;
     if (!lmi_hooks_at(run, module, layer, false)) return SAE_OK;
-    if (h->row == dim) return lmi_at(run, module, layer, false, h->at);
-    for (size_t i = 0; i < run->n * heads; i++)
-        memcpy(run->heads + i * hd, h->at + i / heads * h->row + i % heads * h->head,
-               hd * sizeof(float));
+    if (h->row == dim && !paired) return lmi_at(run, module, layer, false, h->at);
+    for (size_t i = 0; i < run->n * heads; i++) {
+        const float *from = h->at + i / heads * h->row + i % heads * h->head;
+        if (paired) lmi_unpair(hd, from, run->heads + i * hd);
+        else memcpy(run->heads + i * hd, from, hd * sizeof(float));
+    }
     LMI_TRY(lmi_at(run, module, layer, false, run->heads));
-    for (size_t i = 0; i < run->n * heads; i++)
-        memcpy(h->at + i / heads * h->row + i % heads * h->head, run->heads + i * hd,
-               hd * sizeof(float));
+    for (size_t i = 0; i < run->n * heads; i++) {
+        float *to = h->at + i / heads * h->row + i % heads * h->head;
+        if (paired) lmi_pair(hd, run->heads + i * hd, to);
+        else memcpy(to, run->heads + i * hd, hd * sizeof(float));
+    }
     return SAE_OK;
 }
 
@@ -3334,6 +3875,7 @@ static float lmi_frequency(const lmi_rope *rope, size_t i, size_t dims) {
     float power = (float)(2 * i) / (float)dims;
     float f = 1 / (float)lmi_exp((double)power * lmi_ln(rope->base));
     float factor = (float)rope->factor, wave, s;
+    if (rope->divisors) f /= rope->divisors[i];
     if (rope->kind == LMI_ROPE_PLAIN) return f;
     if (rope->kind == LMI_ROPE_LINEAR) return f / factor;
     wave = 6.28318530718f / f;
@@ -3367,13 +3909,14 @@ static sae_result lmi_angles(sae_lm *m, size_t rows) {
     return SAE_OK;
 }
 
-/* A head's row as attention takes it: norm, then rotary. */
+/* A head's row as attention takes it: in transformers' order, norm, then rotary. */
 static void lmi_head_row(const sae_lm *m, const lmi_norm *norm, size_t rope, size_t position,
                          const float *from, float *to) {
     const sae_lm_config *info = &m->shape.info;
     size_t pairs = (info->rotary_dims + 1) / 2;
     const float *angles = pairs ? m->angles[rope] + position * 2 * pairs : NULL;
     if (norm->weight) lmi_norm_row(m, norm, info->head_dim, from, to);
+    else if (m->shape.has & LMI_PAIRED) lmi_unpair(info->head_dim, from, to);
     else memcpy(to, from, info->head_dim * sizeof *to);
     if (pairs) m->kernels->turn(pairs, angles, angles + pairs, to);
 }
@@ -3472,6 +4015,16 @@ static void lmi_set_heads(lmi_heads *h, float *at, size_t row, size_t head) {
     h->head = head;
 }
 
+/* Rows of qkv from all q, all k, all v to [heads][q,k,v][hd]. */
+static void lmi_by_head(lmi_run *run, size_t heads, size_t hd) {
+    for (size_t r = 0; r < run->n; r++) {
+        float *row = run->qkv + r * 3 * heads * hd;
+        memcpy(run->heads, row, 3 * heads * hd * sizeof *row);
+        for (size_t i = 0; i < 3 * heads; i++)
+            memcpy(row + i * hd, run->heads + (i % 3 * heads + i / 3) * hd, hd * sizeof *row);
+    }
+}
+
 /* qkv = the queries, keys and values of normed. */
 static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
     const lmi_layer *l = &run->m->layer[i];
@@ -3479,9 +4032,14 @@ static sae_result lmi_run_qkv(lmi_run *run, size_t i) {
     size_t hd = info->head_dim, wide = info->heads * hd, narrow = info->kv_heads * hd;
     float *q = run->qkv, *k, *v;
     if (l->qkv) {
+        bool apart = (run->m->shape.has & LMI_APART) != 0;
         bool by_head = (run->m->shape.has & LMI_BY_HEAD) != 0;
-        size_t row = wide + 2 * narrow, head = by_head ? 3 * hd : hd;
+        size_t row = wide + 2 * narrow, head;
         LMI_TRY(sae_linear_apply(l->qkv, run->normed, run->n, q));
+        if (by_head && apart && lmi_hooks_at(run, SAE_LM_QKV_PROJ, i, false))
+            lmi_by_head(run, info->heads, hd);
+        else by_head = by_head && !apart;
+        head = by_head ? 3 * hd : hd;
         LMI_AT(SAE_LM_QKV_PROJ, i, false, q);
         lmi_set_heads(&run->q, q, row, head);
         lmi_set_heads(&run->k, q + (by_head ? hd : wide), row, head);
@@ -3670,8 +4228,7 @@ static void lmi_table_row(const sae_tensor *table, size_t index, float *out) {
     row.ndim = 1;
     row.shape[0] = table->shape[1];
     row.stride[0] = table->stride[1];
-    row.data = (const char *)table->data
-               + (int64_t)index * table->stride[0] * (int64_t)sae_dtype_size(table->dtype);
+    row.data = lmi_row_of(table, index);
     sae_tensor_to_f32(&row, out);
 }
 
@@ -4098,17 +4655,18 @@ SAE_API sae_result sae_lm_generate(sae_lm *lm, const sae_lm_generate_desc *desc,
 /* ==== >>lm: unicode: classes ==================================== src/lm/unicode_classes.h ==== */
 /* Written by tools/make_unicode.py: Unicode 16.0, as the package tokenizers has it. */
 
-/* 1 upper or title case, 2 lower case, 3 other letter, 4 mark, 5 number, 6 white space,
-   0 other; + 8: \w */
+/* of each character the sets it is in, as in text.h */
 static const unsigned char lmi_ascii[] = {
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 6, 6, 6, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 0, 0, 0,
-    0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0, 0,
-    0, 0, 8, 0, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10,
-    10, 10, 10, 10, 10, 0, 0, 0, 0, 0
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 64, 64, 64, 64, 64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 160, 160, 160, 160, 160, 160, 160, 160,
+    160, 160, 1, 1, 1, 1, 1, 1, 1, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130,
+    130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 130, 1, 1, 1, 1, 129, 1, 132, 132,
+    132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132, 132,
+    132, 132, 132, 132, 132, 1, 1, 1, 1, 1
 };
 
-/* code << 4 | class, from there on; from U+0080 */
+/* code << 4 | class, from there on and from U+0080: 1 upper or title case, 2 lower case,
+   3 other letter, 4 mark, 5 number, 6 white space, 0 other; + 8: \w */
 static const uint32_t lmi_classes[] = {
     2134, 2144, 2566, 2576, 2731, 2736, 2853, 2880, 2906, 2912, 2965, 2987, 2992, 3013, 3056, 3081,
     3440, 3465, 3578, 3952, 3978, 4105, 4122, 4137, 4154, 4169, 4186, 4201, 4218, 4233, 4250, 4265,
@@ -4948,15 +5506,14 @@ static size_t lmi_put_code(uint32_t c, unsigned char *out) {
 static unsigned lmi_class(uint32_t c) {
     size_t lo = 0, hi = LMI_COUNT(lmi_classes);
     unsigned k = 0;
-    if (c < 0x80) k = lmi_ascii[c];
-    else if (c != UINT32_MAX) {
-        while (lo < hi) { /* the last boundary at or below c is lo - 1 */
-            size_t mid = (lo + hi) / 2;
-            if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
-            else hi = mid;
-        }
-        if (lo) k = lmi_classes[lo - 1] & 15;
+    if (c < 0x80) return lmi_ascii[c];
+    if (c == UINT32_MAX) return LMI_OTHER;
+    while (lo < hi) { /* the last boundary at or below c is lo - 1 */
+        size_t mid = (lo + hi) / 2;
+        if (lmi_classes[mid] >> 4 <= c) lo = mid + 1;
+        else hi = mid;
     }
+    if (lo) k = lmi_classes[lo - 1] & 15;
     return 1u << (k & 7) | (k & 8) << 4;
 }
 
@@ -5220,7 +5777,8 @@ struct sae_tokenizer {
     sae_text normal[2], spaced;
     lmi_cluster cluster;
     sae_tokens symbols;
-    void *heap, *links;
+    uint64_t *heap;
+    struct lmi_link *link;
     size_t heap_room, link_room;
     lmi_word *word;        /* [2 LMI_CACHE_WORDS] */
     size_t words;
@@ -5331,19 +5889,26 @@ static size_t lmi_power_of_two(size_t least) {
     return n;
 }
 
+/* Room for so many merges, none yet. */
+static bool lmi_merges_room(sae_tokenizer *t, size_t merges) {
+    if (merges > SIZE_MAX / 64) return false;
+    free(t->merge);
+    t->merges = lmi_power_of_two(2 * merges + 2);
+    t->merge = (lmi_merge *)malloc(t->merges * sizeof *t->merge);
+    for (size_t i = 0; t->merge && i < t->merges; i++) t->merge[i].left = -1;
+    return t->merge != NULL;
+}
+
 /* Room for ids below size, so many plain tokens and so many merges. */
 static bool lmi_tokenizer_room(sae_tokenizer *t, size_t size, size_t plain, size_t merges) {
-    if (size > LMI_MAX_ID || plain > SIZE_MAX / 64 || merges > SIZE_MAX / 64) return false;
+    if (size > LMI_MAX_ID || plain > SIZE_MAX / 64 || !lmi_merges_room(t, merges)) return false;
     t->size = size;
     t->slots = lmi_power_of_two(2 * plain + 2);
-    t->merges = lmi_power_of_two(2 * merges + 2);
     t->token = (lmi_token *)calloc(size + 1, sizeof *t->token);
     t->slot = (int32_t *)malloc(t->slots * sizeof *t->slot);
-    t->merge = (lmi_merge *)malloc(t->merges * sizeof *t->merge);
     t->word = (lmi_word *)calloc(2 * LMI_CACHE_WORDS, sizeof *t->word);
-    if (!t->token || !t->slot || !t->merge || !t->word) return false;
+    if (!t->token || !t->slot || !t->word) return false;
     for (size_t i = 0; i < t->slots; i++) t->slot[i] = -1;
-    for (size_t i = 0; i < t->merges; i++) t->merge[i].left = -1;
     return true;
 }
 
@@ -5569,7 +6134,12 @@ static bool lmi_pattern_read(const char *pattern, lmi_splitter *out) {
 /* Bytes of the characters of a set at s, at least 0. */
 static size_t lmi_run_of(const unsigned char *s, size_t left, unsigned set) {
     size_t at = 0, length;
-    while (at < left && (lmi_class(lmi_code(s + at, left - at, &length)) & set)) at += length;
+    for (; at < left; at += length) {
+        if (s[at] < 128) {
+            length = 1;
+            if (!(lmi_ascii[s[at]] & set)) break;
+        } else if (!(lmi_class(lmi_code(s + at, left - at, &length)) & set)) break;
+    }
     return at;
 }
 
@@ -5694,82 +6264,67 @@ static size_t lmi_merge_few(const sae_tokenizer *t, int32_t *id, size_t n) {
     }
 }
 
-/* Many: a heap of pairs by rank, then place; entries whose pair is no more are passed over. */
-typedef struct lmi_entry {
-    int32_t rank, left, right, made;
-    uint32_t at;
-} lmi_entry;
-
+/* Many: a heap of rank << 32 | place; entries whose pair is another by now are passed over. */
 typedef struct lmi_link {
     uint32_t before, behind; /* UINT32_MAX: none */
 } lmi_link;
 
-static bool lmi_sooner(const lmi_entry *a, const lmi_entry *b) {
-    return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
-}
-
-static void lmi_heap_push(lmi_entry *heap, size_t *count, const lmi_entry *entry) {
+static void lmi_heap_push(uint64_t *heap, size_t *count, uint64_t entry) {
     size_t i = (*count)++;
-    for (; i > 0 && lmi_sooner(entry, &heap[(i - 1) / 2]); i = (i - 1) / 2)
-        heap[i] = heap[(i - 1) / 2];
-    heap[i] = *entry;
+    for (; i > 0 && entry < heap[(i - 1) / 2]; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+    heap[i] = entry;
 }
 
-static lmi_entry lmi_heap_pop(lmi_entry *heap, size_t *count) {
-    lmi_entry top = heap[0], last = heap[--*count];
+static uint64_t lmi_heap_pop(uint64_t *heap, size_t *count) {
+    uint64_t top = heap[0], last = heap[--*count];
     size_t i = 0, child;
     for (; (child = 2 * i + 1) < *count; i = child) {
-        if (child + 1 < *count && lmi_sooner(&heap[child + 1], &heap[child])) child++;
-        if (!lmi_sooner(&heap[child], &last)) break;
+        if (child + 1 < *count && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= last) break;
         heap[i] = heap[child];
     }
     heap[i] = last;
     return top;
 }
 
-static void lmi_heap_pair(const sae_tokenizer *t, const int32_t *id, uint32_t at,
-                          uint32_t behind, lmi_entry *heap, size_t *count) {
+static void lmi_heap_pair(const sae_tokenizer *t, const int32_t *id, size_t at, size_t behind,
+                          uint64_t *heap, size_t *count) {
     const lmi_merge *m = lmi_merge_slot(t, id[at], id[behind]);
-    lmi_entry entry;
-    if (m->left < 0) return;
-    entry.rank = m->rank;
-    entry.left = m->left;
-    entry.right = m->right;
-    entry.made = m->made;
-    entry.at = at;
-    lmi_heap_push(heap, count, &entry);
+    if (m->left >= 0) lmi_heap_push(heap, count, (uint64_t)(uint32_t)m->rank << 32 | at);
 }
 
 /* Returns how many are left; SIZE_MAX: no memory. At most 3 n entries: n - 1, and 2 a merge. */
 static size_t lmi_merge_many(sae_tokenizer *t, int32_t *id, size_t n) {
     size_t count = 0, kept = 0, room;
-    lmi_entry *heap;
+    uint64_t *heap;
     lmi_link *link;
-    if (n >= UINT32_MAX / 4 || !lmi_mul(n, 3, &room)
-        || !lmi_grow(&t->heap, &t->heap_room, room, sizeof *heap)
-        || !lmi_grow(&t->links, &t->link_room, n, sizeof *link))
+    if (n >= UINT32_MAX || !lmi_mul(n, 3, &room)
+        || !lmi_grow((void **)&t->heap, &t->heap_room, room, sizeof *heap)
+        || !lmi_grow((void **)&t->link, &t->link_room, n, sizeof *link))
         return SIZE_MAX;
-    heap = (lmi_entry *)t->heap;
-    link = (lmi_link *)t->links;
+    heap = t->heap;
+    link = t->link;
     for (size_t i = 0; i < n; i++) {
         link[i].before = i ? (uint32_t)(i - 1) : UINT32_MAX;
         link[i].behind = i + 1 < n ? (uint32_t)(i + 1) : UINT32_MAX;
     }
-    for (size_t i = 0; i + 1 < n; i++)
-        lmi_heap_pair(t, id, (uint32_t)i, (uint32_t)(i + 1), heap, &count);
+    for (size_t i = 0; i + 1 < n; i++) lmi_heap_pair(t, id, i, i + 1, heap, &count);
     while (count) {
-        lmi_entry top = lmi_heap_pop(heap, &count);
-        uint32_t behind = link[top.at].behind;
-        if (behind == UINT32_MAX || id[top.at] != top.left || id[behind] != top.right) continue;
-        id[top.at] = top.made;
+        uint64_t top = lmi_heap_pop(heap, &count);
+        uint32_t at = (uint32_t)top, behind = link[at].behind;
+        const lmi_merge *m;
+        if (id[at] < 0 || behind == UINT32_MAX) continue; /* taken in; the last */
+        m = lmi_merge_slot(t, id[at], id[behind]);
+        if (m->left < 0 || (uint32_t)m->rank != top >> 32) continue;
+        id[at] = m->made;
         id[behind] = -1;
-        link[top.at].behind = link[behind].behind;
-        if (link[behind].behind != UINT32_MAX) {
-            link[link[behind].behind].before = top.at;
-            lmi_heap_pair(t, id, top.at, link[behind].behind, heap, &count);
+        link[at].behind = link[behind].behind;
+        if (link[at].behind != UINT32_MAX) {
+            link[link[at].behind].before = at;
+            lmi_heap_pair(t, id, at, link[at].behind, heap, &count);
         }
-        if (link[top.at].before != UINT32_MAX)
-            lmi_heap_pair(t, id, link[top.at].before, top.at, heap, &count);
+        if (link[at].before != UINT32_MAX)
+            lmi_heap_pair(t, id, link[at].before, at, heap, &count);
     }
     for (size_t i = 0; i < n; i++)
         if (id[i] >= 0) id[kept++] = id[i];
@@ -5869,16 +6424,20 @@ static bool lmi_encode_word(sae_tokenizer *t, const unsigned char *s, size_t siz
     return true;
 }
 
-/* Bytes of a long word up to its first seam. The character behind it has a token, so that a run of
-   unknown ones is not cut. */
+/* Bytes of a long word up to its first seam. Both characters there have tokens: what has none may
+   be left out, or be one with its like. */
 static size_t lmi_seam_length(const sae_tokenizer *t, const unsigned char *s, size_t left) {
-    size_t at, length;
-    uint32_t before = lmi_code(s, left, &at);
-    for (; at < left; at += length) {
+    size_t before = 0, at, length;
+    uint32_t last = lmi_code(s, left, &at);
+    while (at < left) {
         uint32_t c = lmi_code(s + at, left - at, &length);
-        size_t bit = lmi_seam_at(t, before, c);
-        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0) return at;
-        before = c;
+        size_t bit = lmi_seam_at(t, last, c);
+        if (!(t->seam[bit / 8] >> bit % 8 & 1) && lmi_char_id(t, s + at, length) >= 0
+            && lmi_char_id(t, s + before, at - before) >= 0)
+            return at;
+        last = c;
+        before = at;
+        at += length;
     }
     return left;
 }
@@ -5952,11 +6511,15 @@ static bool lmi_encode_between(sae_tokenizer *t, int kind, const unsigned char *
 /* Takes the added tokens of one kind out of a text; what lies between goes on. */
 static bool lmi_encode_text(sae_tokenizer *t, int kind, const unsigned char *s, size_t size,
                             bool first, sae_tokens *out) {
+    const uint32_t *starts = t->starts[kind];
     size_t begin = 0, at = 0;
     for (;;) {
         const lmi_added *a = NULL;
         size_t start, stop;
-        while (at < size && !(a = lmi_added_at(t, kind, s + at, size - at))) at++;
+        while (at < size
+               && (starts[s[at]] == starts[s[at] + 1]
+                   || !(a = lmi_added_at(t, kind, s + at, size - at))))
+            at++;
         if (!a) break;
         start = at;
         stop = at += a->span.size;
@@ -6606,6 +7169,287 @@ static sae_result lmi_tokenizer_read_json(sae_tokenizer *t) {
     return result;
 }
 
+/* ==== >>lm: tokenizer: .gguf ===================================== src/lm/tokenizer_gguf.h ==== */
+/* tokenizer.ggml.model "gpt2": BPE of bytes with a list of merges; "llama": as SentencePiece, any
+   two neighbours that make a token may merge, the token of the highest score first. What the file
+   does not say is taken as the tokenizers of these names have it: patterns, NFC, ignore_merges. */
+
+/* By the number of a token's type; others are as normal ones. */
+enum {
+    LMI_GGUF_UNKNOWN = 2, LMI_GGUF_CONTROL, LMI_GGUF_USER_DEFINED, LMI_GGUF_UNUSED, LMI_GGUF_BYTE
+};
+
+typedef struct lmi_gguf_pre {
+    const char *name; /* tokenizer.ggml.pre */
+    unsigned char part[LMI_PARTS];
+    bool nfc, ignore_merges;
+} lmi_gguf_pre;
+#define LMI_GPT2 { 1, LMI_WORDS_SPACE, 0, LMI_OTHERS_BARE, 0, 1 }
+#define LMI_LLAMA3 { 2, LMI_WORDS_HEAD, 3, LMI_OTHERS_LINES, 1, 1 }
+#define LMI_QWEN2 { 2, LMI_WORDS_HEAD, 1, LMI_OTHERS_LINES, 1, 1 }
+#define LMI_GPT4O { 0, LMI_WORDS_CASED_ENDING, 3, LMI_OTHERS_SLASH, 1, 1 }
+static const lmi_gguf_pre lmi_gguf_pres[] = {
+    { "gpt-2", LMI_GPT2, false, false },
+    { "olmo", LMI_GPT2, true, false }, /* GPT-NeoX, Pythia */
+    { "mpt", LMI_GPT2, true, false },
+    { "llama-bpe", LMI_LLAMA3, false, true },
+    { "llama3", LMI_LLAMA3, false, true },
+    { "llama-v3", LMI_LLAMA3, false, true },
+    { "qwen2", LMI_QWEN2, true, false },
+    { "deepseek-r1-qwen", LMI_QWEN2, true, false },
+    { "qwen35", { 2, LMI_WORDS_MARKS, 1, LMI_OTHERS_LINES, 1, 1 }, true, false },
+    { "gpt-4o", LMI_GPT4O, false, false },
+    { "llama4", LMI_GPT4O, false, false },
+    { "tekken", { 0, LMI_WORDS_CASED, 1, LMI_OTHERS_SLASH, 1, 1 }, false, true }
+};
+#undef LMI_GPT2
+#undef LMI_LLAMA3
+#undef LMI_QWEN2
+#undef LMI_GPT4O
+
+/* Files of before there were names, by what architecture they are of. */
+static const char *const lmi_gguf_older[][2] = {
+    { "gptneox", "olmo" }, { "llama", "llama-bpe" }, { "qwen2", "qwen2" }, { "qwen3", "qwen2" },
+    { "qwen3moe", "qwen2" }
+};
+
+static sae_result lmi_gguf_pattern(lmi_tokenizer_file *r) {
+    const char *name = lmi_text_of(r->root, "tokenizer.ggml.pre");
+    const char *arch = lmi_text_of(r->root, "general.architecture");
+    char known[256] = "";
+    size_t n = 0;
+    if (!name[0] || strcmp(name, "default") == 0) {
+        name = "gpt-2";
+        for (size_t i = 0; i < LMI_COUNT(lmi_gguf_older); i++)
+            if (strcmp(arch, lmi_gguf_older[i][0]) == 0) name = lmi_gguf_older[i][1];
+    }
+    for (size_t i = 0; i < LMI_COUNT(lmi_gguf_pres); i++) {
+        const lmi_gguf_pre *pre = &lmi_gguf_pres[i];
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", pre->name);
+        if (strcmp(name, pre->name) != 0) continue;
+        memcpy(r->t->splitter.part, pre->part, sizeof pre->part);
+        r->t->splitter.cut = LMI_CUT_PATTERN;
+        r->t->ignore_merges = pre->ignore_merges;
+        if (pre->nfc) r->t->step[r->t->num_steps++].kind = LMI_NFC;
+        return SAE_OK;
+    }
+    return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED, "tokenizer.ggml.pre is %.60s, supported are %s",
+                      name, known);
+}
+
+/* Spaces are U+2581, one more in front unless add_space_prefix is false. */
+static sae_result lmi_gguf_spaces(lmi_tokenizer_file *r) {
+    static const char mark[] = "\xE2\x96\x81";
+    const sae_json *prefix = sae_json_get(r->root, "tokenizer.ggml.add_space_prefix");
+    sae_tokenizer *t = r->t;
+    lmi_normal_step *step;
+    if (!prefix || sae_json_number(prefix) != 0) {
+        step = &t->step[t->num_steps++];
+        step->kind = LMI_PREPEND;
+        LMI_TRY(lmi_span_of(r, mark, &step->to));
+        LMI_TRY(lmi_span_of(r, " ", &t->strip_text));
+        t->strip_start = 1;
+    }
+    step = &t->step[t->num_steps++];
+    step->kind = LMI_REPLACE;
+    LMI_TRY(lmi_span_of(r, " ", &step->from));
+    LMI_TRY(lmi_span_of(r, mark, &step->to));
+    step = &r->decode[r->num_decode++];
+    step->kind = LMI_REPLACE;
+    LMI_TRY(lmi_span_of(r, mark, &step->from));
+    LMI_TRY(lmi_span_of(r, " ", &step->to));
+    r->decode_bytes = true;
+    t->byte_fallback = t->fuse_unknown = true;
+    return SAE_OK;
+}
+
+/* A list of the metadata with an entry for each token. */
+static sae_result lmi_gguf_list_of(const lmi_tokenizer_file *r, const char *key,
+                                   const sae_json **out) {
+    const sae_json *v = sae_json_get(r->root, key);
+    if (sae_json_kind_of(v) != SAE_JSON_ARRAY || sae_json_count(v) < r->t->size)
+        return lmi_refuse(r->t, SAE_ERR_FORMAT, "%s has %zu entries, there are %zu tokens", key,
+                          sae_json_kind_of(v) == SAE_JSON_ARRAY ? sae_json_count(v) : 0,
+                          r->t->size);
+    *out = sae_json_first(v);
+    return SAE_OK;
+}
+
+/* One token. What is special, or user-defined, is found in plain text. */
+static sae_result lmi_gguf_token(lmi_tokenizer_file *r, int32_t id, int type, const char *text,
+                                 size_t size) {
+    sae_tokenizer *t = r->t;
+    bool found = type >= LMI_GGUF_UNKNOWN && type <= LMI_GGUF_USER_DEFINED && size;
+    bool plain = size && !found && type != LMI_GGUF_UNUSED, good = true;
+    const char *decoded;
+    size_t length;
+    r->piece.size = 0;
+    if (plain) good = lmi_piece_add(r, text, size, &r->piece, &plain);
+    else good = lmi_text_add(&r->piece, text, size);
+    good = good && lmi_decoded(r, r->piece.data, r->piece.size, &decoded, &length)
+           && lmi_token_set(t, id, r->piece.data, r->piece.size, decoded, length, plain);
+    if (good && found) {
+        lmi_added *a = &t->added[0][t->num_added[0]++];
+        a->id = id;
+        good = lmi_span_add(t, text, size, &a->span);
+    }
+    return good ? SAE_OK : lmi_tokenizer_memory(t);
+}
+
+/* All tokens; type [size] is filled. */
+static sae_result lmi_gguf_vocab(lmi_tokenizer_file *r, unsigned char *type) {
+    sae_tokenizer *t = r->t;
+    const sae_json *v = sae_json_first(r->vocab), *k = NULL;
+    if (sae_json_get(r->root, "tokenizer.ggml.token_type"))
+        LMI_TRY(lmi_gguf_list_of(r, "tokenizer.ggml.token_type", &k));
+    for (size_t i = 0; i < t->size; i++, v = sae_json_next(v), k = k ? sae_json_next(k) : NULL) {
+        double number = sae_json_number(k);
+        if (!sae_json_text(v))
+            return lmi_refuse(t, SAE_ERR_FORMAT, "tokenizer.ggml.tokens[%zu] is no text", i);
+        type[i] = number > 0 && number <= LMI_GGUF_BYTE ? (unsigned char)number : 0;
+        LMI_TRY(lmi_gguf_token(r, (int32_t)i, type[i], sae_json_text(v), sae_json_count(v)));
+    }
+    return SAE_OK;
+}
+
+/* -- merges by scores -- */
+
+typedef struct lmi_gguf_score {
+    double score;
+    int32_t id;
+} lmi_gguf_score;
+
+static int lmi_gguf_sooner(const void *a, const void *b) {
+    const lmi_gguf_score *x = (const lmi_gguf_score *)a, *y = (const lmi_gguf_score *)b;
+    if (x->score != y->score) return x->score > y->score ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+/* A token's two parts that may merge into it, split in front of byte `at`; false: one is none. */
+static bool lmi_gguf_parts(const sae_tokenizer *t, const unsigned char *type, int32_t id, size_t at,
+                           int32_t part[2]) {
+    lmi_span piece = t->token[id].piece;
+    const char *s = lmi_span_data(t, piece);
+    if (((unsigned char)s[at] & 0xC0) == 0x80) return false;
+    part[0] = lmi_piece_find(t, s, at);
+    if (part[0] < 0 || type[part[0]] == LMI_GGUF_BYTE) return false;
+    part[1] = lmi_piece_find(t, s + at, piece.size - at);
+    return part[1] >= 0 && type[part[1]] != LMI_GGUF_BYTE;
+}
+
+/* Tokens of equal scores have equal ranks: the leftmost of them merges first. */
+static sae_result lmi_gguf_merges(lmi_tokenizer_file *r, const unsigned char *type,
+                                  lmi_gguf_score *order) {
+    sae_tokenizer *t = r->t;
+    const sae_json *v;
+    size_t tokens = 0, pairs = 0;
+    int32_t part[2];
+    LMI_TRY(lmi_gguf_list_of(r, "tokenizer.ggml.scores", &v));
+    for (size_t i = 0; i < t->size; i++, v = sae_json_next(v)) {
+        double score = sae_json_number(v);
+        if (!t->token[i].plain || type[i] == LMI_GGUF_BYTE) continue;
+        if (sae_json_kind_of(v) != SAE_JSON_NUMBER || !(fabs(score) < 1e300))
+            return lmi_refuse(t, SAE_ERR_FORMAT, "tokenizer.ggml.scores[%zu] is %g, allowed are "
+                              "finite numbers", i, score);
+        order[tokens].score = score;
+        order[tokens++].id = (int32_t)i;
+    }
+    if (tokens) qsort(order, tokens, sizeof *order, lmi_gguf_sooner);
+    for (int pass = 0; pass < 2; pass++) {
+        int32_t rank = 0;
+        for (size_t i = 0; i < tokens; i++) {
+            int32_t id = order[i].id;
+            rank += i && order[i].score != order[i - 1].score;
+            for (size_t at = 1; at < t->token[id].piece.size; at++) {
+                if (!lmi_gguf_parts(t, type, id, at, part)) continue;
+                if (pass) lmi_merge_set(t, part[0], part[1], id, rank);
+                else pairs++;
+            }
+        }
+        if (!pass && !lmi_merges_room(t, pairs)) return lmi_tokenizer_memory(t);
+    }
+    return SAE_OK;
+}
+
+/* -- the file -- */
+
+/* An id of the metadata, `otherwise` where it has none. */
+static sae_result lmi_gguf_id(const lmi_tokenizer_file *r, const char *key, int32_t otherwise,
+                              int32_t *out) {
+    const sae_json *v = sae_json_get(r->root, key);
+    *out = v ? lmi_id_of(v) : (size_t)otherwise < r->t->size ? otherwise : -1;
+    if (!v || (*out >= 0 && (size_t)*out < r->t->size)) return SAE_OK;
+    return lmi_refuse(r->t, SAE_ERR_FORMAT, "%s is %g, allowed are the ids from 0 to %zu", key,
+                      sae_json_number(v), r->t->size - 1);
+}
+
+static sae_result lmi_gguf_read(lmi_tokenizer_file *r, bool scores) {
+    sae_tokenizer *t = r->t;
+    unsigned char *type;
+    lmi_gguf_score *order;
+    int32_t bos;
+    sae_result result;
+    t->unknown = -1;
+    if (scores) LMI_TRY(lmi_gguf_spaces(r));
+    else LMI_TRY(lmi_gguf_pattern(r));
+    if (scores) LMI_TRY(lmi_gguf_id(r, "tokenizer.ggml.unknown_token_id", 0, &t->unknown));
+    LMI_TRY(lmi_gguf_id(r, "tokenizer.ggml.bos_token_id", scores ? 1 : -1, &bos));
+    if (bos >= 0 && !lmi_tokens_add(&t->bos, bos)) return lmi_tokenizer_memory(t);
+    t->added[0] = (lmi_added *)calloc(t->size, sizeof(lmi_added));
+    type = (unsigned char *)malloc(t->size);
+    order = (lmi_gguf_score *)calloc(scores ? t->size : 1, sizeof *order);
+    if (!t->added[0] || !type || !order) result = lmi_tokenizer_memory(t);
+    else result = lmi_gguf_vocab(r, type);
+    if (result == SAE_OK)
+        result = scores ? lmi_gguf_merges(r, type, order) : lmi_read_merges(r);
+    free(type);
+    free(order);
+    if (result != SAE_OK) return result;
+    return lmi_tokenizer_finish(t) ? SAE_OK : lmi_tokenizer_memory(t);
+}
+
+/* What kind there is, and how much of it. */
+static sae_result lmi_gguf_kind(lmi_tokenizer_file *r) {
+    const char *model = lmi_text_of(r->root, "tokenizer.ggml.model");
+    bool scores = strcmp(model, "llama") == 0;
+    size_t size = sae_json_count(r->vocab);
+    r->t->bytes = strcmp(model, "gpt2") == 0;
+    if (!model[0] || strcmp(model, "no_vocab") == 0 || strcmp(model, "none") == 0)
+        return lmi_refuse(r->t, SAE_ERR_NOT_FOUND, "there is no tokenizer in it");
+    if (!scores && !r->t->bytes)
+        return lmi_refuse(r->t, SAE_ERR_UNSUPPORTED,
+                          "tokenizer.ggml.model is %.60s, supported are gpt2 and llama", model);
+    if (sae_json_kind_of(r->vocab) != SAE_JSON_ARRAY || !size || size > LMI_MAX_ID)
+        return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.tokens has %zu entries, allowed "
+                          "are 1 to %d", sae_json_kind_of(r->vocab) == SAE_JSON_ARRAY ? size : 0,
+                          LMI_MAX_ID);
+    if (r->t->bytes && sae_json_kind_of(r->merges) != SAE_JSON_ARRAY)
+        return lmi_refuse(r->t, SAE_ERR_FORMAT, "tokenizer.ggml.merges is missing");
+    if (!lmi_tokenizer_room(r->t, size, size, r->t->bytes ? sae_json_count(r->merges) : 0))
+        return lmi_tokenizer_memory(r->t);
+    return lmi_gguf_read(r, scores);
+}
+
+/* Fills t from the file t->path. */
+static sae_result lmi_tokenizer_read_gguf(sae_tokenizer *t) {
+    sae_tensor_file *file;
+    lmi_tokenizer_file r;
+    sae_result result;
+    memset(&r, 0, sizeof r);
+    LMI_TRY(sae_tensor_file_open(t->ctx, t->path, &file));
+    r.t = t;
+    r.root = sae_tensor_file_metadata(file);
+    r.vocab = sae_json_get(r.root, "tokenizer.ggml.tokens");
+    r.merges = sae_json_get(r.root, "tokenizer.ggml.merges");
+    for (uint32_t c = 0; c < 512; c++) r.alphabet[c] = (int16_t)lmi_alphabet(c);
+    result = lmi_gguf_kind(&r);
+    sae_text_free(&r.piece);
+    sae_text_free(&r.text[0]);
+    sae_text_free(&r.text[1]);
+    sae_tensor_file_close(file);
+    return result;
+}
+
 /* ==== >>lm: tokenizer: open ====================================== src/lm/tokenizer_open.h ==== */
 
 /* NAME in the folder that the tokenizer's file is in; free. NULL: no memory. */
@@ -6674,21 +7518,23 @@ static sae_result lmi_no_tokenizer(const sae_tokenizer *t) {
                                        "FOLDER) makes tokenizer.json of it" : "");
 }
 
-SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *folder,
-                                      sae_tokenizer **out) {
+SAE_API sae_result sae_tokenizer_open(sae_context *ctx, const char *path, sae_tokenizer **out) {
     sae_tokenizer *t;
-    size_t n = folder ? strlen(folder) : 0;
+    size_t n = path ? strlen(path) : 0;
+    bool gguf;
     sae_result result;
-    if (!ctx || !folder || !out)
+    if (!ctx || !path || !out)
         return sae_context_fail(ctx, SAE_ERR_INVALID,
-                                "sae_tokenizer_open: folder and out may not be NULL");
+                                "sae_tokenizer_open: path and out may not be NULL");
     t = (sae_tokenizer *)calloc(1, sizeof *t);
     if (!t) return sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
     t->ctx = ctx;
-    t->path = n > 5 && strcmp(folder + n - 5, ".json") == 0 ? lmi_join("", folder)
-                                                            : lmi_join(folder, "tokenizer.json");
+    gguf = lmi_names_gguf(path);
+    t->path = gguf || (n > 5 && strcmp(path + n - 5, ".json") == 0)
+                  ? lmi_join("", path) : lmi_join(path, "tokenizer.json");
     if (!t->path || !lmi_text_add(&t->arena, "", 0))
         result = sae_context_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tokenizer_open: no memory");
+    else if (gguf) result = lmi_tokenizer_read_gguf(t);
     else if (!lmi_is_file(t->path)) result = lmi_no_tokenizer(t);
     else {
         result = lmi_tokenizer_read_json(t);
@@ -6709,7 +7555,7 @@ SAE_API void sae_tokenizer_close(sae_tokenizer *t) {
     free(t->cluster.code);
     free(t->cluster.sorted);
     free(t->heap);
-    free(t->links);
+    free(t->link);
     free(t->word);
     for (int i = 0; i < 2; i++) {
         free(t->added[i]);
