@@ -318,7 +318,9 @@ def sentencepiece():
         seen.append(best)
     for rank, piece in enumerate(dict.fromkeys(seen)):
         tokens.append((piece, TokenType.NORMAL))
-        scores.append(-float(rank // 2))  # two and two have the same score
+        scores.append(-float(rank // 12))  # twelve have the same score
+    tokens.append(("<0xA9>a", TokenType.NORMAL))  # no byte and an a
+    scores.append(-3.0)
     for ch in sorted(set(text) - {"\n"}):
         tokens.append((ch, TokenType.NORMAL))
         scores.append(-1000.0)

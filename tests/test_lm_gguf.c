@@ -634,7 +634,8 @@ static size_t naive_ids(const pieces *p, const char *s, size_t size, int32_t *ou
 
 static void sentencepiece(const char *file) {
     static const char *const bits[] = { " ", "  ", "\n", "\n\n", "\t", "<s>", "<turn>", "<unk>", "<unused0>", "<0x41>",
-                                        "\xC3\xA9", "\xE2\x96\x81", "\xF0\x9F\x98\x80", "the ", "7", "The" };
+                                        "\xC3\xA9", "\xC3\xA9" "a", "\xE2\x96\x81", "\xF0\x9F\x98\x80", "the ",
+                                        "7", "The" };
     static int32_t want[8192];
     sae_tensor_file *open = NULL;
     sae_tokenizer *t = NULL;
