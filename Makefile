@@ -83,7 +83,7 @@ build/bench: bench/bench.c bench/linear.h sae.h $(LM) Makefile | build
 build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
 
 # These call what is private (saei_*): each compiles sae.h once more, all others are linked.
-ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus io linear no_stdio screen trainers)
+ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus gguf io linear no_stdio screen trainers)
 TEST_HEADERS := $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM)
 $(ALONE): build/tests/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm

@@ -693,8 +693,10 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
 
 /* ---- tensors of any container ---- */
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
-   memory, where sae_io cannot map).
+/* Tensors of any container: .npy, .npz, .safetensors, .pt, and .gguf (versions 2 and 3, little
+   endian; its sizes reversed, so that rows come first). The file stays mapped while open (in
+   memory, where sae_io cannot map). A tensor of a type that is known by name alone is listed, with
+   data NULL.
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
 typedef struct sae_tensor_file sae_tensor_file;
@@ -709,12 +711,12 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
    file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
-   reads whole.
-   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
+   reads whole. Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_UNSUPPORTED (this tensor's type is known
+   by name alone), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
+/* Row-major tensors of plain types (strides are ignored) into one file, the kind by the path's
+   ending: .npy (one tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID,
+   SAE_ERR_NOT_FOUND (the folder), SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 /* The same into memory: the bytes that a file of that name would have, for sae_context_free. */
@@ -774,6 +776,12 @@ SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; 
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
 SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
 SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
+
+/* What the file says beside its tensors, an object, owned by file: the pairs of a .gguf, the texts
+   of a .safetensors' __metadata__; NULL: none. Of .gguf a text may be any bytes, also NUL
+   (sae_json_count has their number, and a NUL is behind them); whole numbers past 2^53 are
+   rounded. */
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file);
 
 #ifndef SAE_NO_TRAIN
 
@@ -3732,7 +3740,8 @@ static uint16_t saei_half_bits(float x) {
 
 /* ==== >>tensors: blocks of few bits ================================== src/tensor/blocks.h ==== */
 /* GGUF's element types. A function makes one block float32; each product, sum and difference that
-   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. */
+   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. Bytes are
+   copied first: out cannot be them then, as far as a compiler knows, and it makes vector code. */
 
 static float saei_half_at(const unsigned char *p) {
     return saei_half_value((uint16_t)saei_le16(p));
@@ -3741,19 +3750,19 @@ static float saei_half_at(const unsigned char *p) {
 /* d | 16 bytes: element i in the low half of byte i, element 16 + i in the high one. d (q - 8). */
 static void saei_block_q4_0(const unsigned char *b, float *out) {
     const float d = saei_half_at(b);
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)((b[2 + i] & 15) - 8);
-        out[16 + i] = d * (float)((b[2 + i] >> 4) - 8);
-    }
+    unsigned char q[16];
+    memcpy(q, b + 2, sizeof q);
+    for (int i = 0; i < 16; i++) out[i] = d * (float)((q[i] & 15) - 8);
+    for (int i = 0; i < 16; i++) out[16 + i] = d * (float)((q[i] >> 4) - 8);
 }
 
 /* d | m | 16 bytes as above. d q + m. */
 static void saei_block_q4_1(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)(b[4 + i] & 15) + m;
-        out[16 + i] = d * (float)(b[4 + i] >> 4) + m;
-    }
+    unsigned char q[16];
+    memcpy(q, b + 4, sizeof q);
+    for (int i = 0; i < 16; i++) out[i] = d * (float)(q[i] & 15) + m;
+    for (int i = 0; i < 16; i++) out[16 + i] = d * (float)(q[i] >> 4) + m;
 }
 
 /* The 32 numbers of 5 bits: bit i of high is the fifth of element i. */
@@ -3783,7 +3792,9 @@ static void saei_block_q5_1(const unsigned char *b, float *out) {
 /* d | 32 signed bytes. d q. */
 static void saei_block_q8_0(const unsigned char *b, float *out) {
     const float d = saei_half_at(b);
-    for (int i = 0; i < 32; i++) out[i] = d * (float)(signed char)b[2 + i];
+    signed char q[32];
+    memcpy(q, b + 2, sizeof q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)q[i];
 }
 
 /* ---- of 256 elements: 16 groups of 16, or 8 of 32; halves of 128 ---- */
@@ -3792,10 +3803,11 @@ static void saei_block_q8_0(const unsigned char *b, float *out) {
    128 h + 32 s + l | d | m. (d scale) q - (m minimum). */
 static void saei_block_q2_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 80), m = saei_half_at(b + 82);
+    unsigned char q[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *q = b + 16 + g / 8 * 32 + g % 2 * 16;
         const float scale = d * (float)(b[g] & 15), least = m * (float)(b[g] >> 4);
         const int shift = g % 8 / 2 * 2;
+        memcpy(q, b + 16 + g / 8 * 32 + g % 2 * 16, sizeof q);
         for (int i = 0; i < 16; i++) out[g * 16 + i] = scale * (float)(q[i] >> shift & 3) - least;
     }
 }
@@ -3805,11 +3817,13 @@ static void saei_block_q2_k(const unsigned char *b, float *out) {
 static void saei_block_q3_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 108);
     const unsigned char *s = b + 96;
+    unsigned char q[16], high[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *q = b + 32 + g / 8 * 32 + g % 2 * 16, *high = b + g % 2 * 16;
         const int low = s[g % 8] >> g / 8 * 4 & 15, top = s[8 + g % 4] >> g / 4 * 2 & 3;
         const float scale = d * (float)((low | top << 4) - 32);
         const int shift = g % 8 / 2 * 2, bit = g / 2;
+        memcpy(q, b + 32 + g / 8 * 32 + g % 2 * 16, sizeof q);
+        memcpy(high, b + g % 2 * 16, sizeof high);
         for (int i = 0; i < 16; i++)
             out[g * 16 + i] =
                 scale * (float)((q[i] >> shift & 3) - 4 + (high[i] >> bit & 1) * 4);
@@ -3832,11 +3846,12 @@ static void saei_block_scales(const unsigned char *s, int g, int *scale, int *le
    the next. (d scale) q - (m minimum). */
 static void saei_block_q4_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    unsigned char q[32];
     for (int g = 0; g < 8; g++) {
-        const unsigned char *q = b + 16 + g / 2 * 32;
         const int shift = g % 2 * 4;
         int scale, least;
         float x, y;
+        memcpy(q, b + 16 + g / 2 * 32, sizeof q);
         saei_block_scales(b + 4, g, &scale, &least);
         x = d * (float)scale;
         y = m * (float)least;
@@ -3847,12 +3862,13 @@ static void saei_block_q4_k(const unsigned char *b, float *out) {
 /* d | m | scales | 32 bytes: bit g of byte i is the fifth of element 32 g + i | 128 bytes. */
 static void saei_block_q5_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
-    const unsigned char *high = b + 16;
+    unsigned char q[32], high[32];
+    memcpy(high, b + 16, sizeof high);
     for (int g = 0; g < 8; g++) {
-        const unsigned char *q = b + 48 + g / 2 * 32;
         const int shift = g % 2 * 4;
         int scale, least;
         float x, y;
+        memcpy(q, b + 48 + g / 2 * 32, sizeof q);
         saei_block_scales(b + 4, g, &scale, &least);
         x = d * (float)scale;
         y = m * (float)least;
@@ -3867,11 +3883,12 @@ static void saei_block_q5_k(const unsigned char *b, float *out) {
    (d scale) (q - 32). */
 static void saei_block_q6_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 208);
+    unsigned char low[16], high[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *low = b + g / 8 * 64 + g % 4 * 16;
-        const unsigned char *high = b + 128 + g / 8 * 32 + g % 2 * 16;
         const float scale = d * (float)(signed char)b[192 + g];
         const int shift = g % 8 / 4 * 4, top = g % 8 / 2 * 2;
+        memcpy(low, b + g / 8 * 64 + g % 4 * 16, sizeof low);
+        memcpy(high, b + 128 + g / 8 * 32 + g % 2 * 16, sizeof high);
         for (int i = 0; i < 16; i++)
             out[g * 16 + i] =
                 scale * (float)(((low[i] >> shift & 15) | (high[i] >> top & 3) << 4) - 32);
@@ -4292,8 +4309,8 @@ struct sae_tensor_file {
     saei_scalar *scalars;
     size_t num_scalars, scalar_capacity;
     const void **scalars_by_name;
-    sae_json *header;         /* .safetensors */
-    const sae_json *metadata; /* in it; may be NULL */
+    sae_json *header;         /* .safetensors, .gguf */
+    const sae_json *metadata; /* it, or in it; may be NULL */
     saei_crc_table crc;
 };
 
@@ -4942,6 +4959,298 @@ static sae_result saei_safetensors_write(saei_writer *w, const saei_content *c) 
     saei_free(w->ctx, sorted);
     saei_free(w->ctx, header.data);
     return result;
+}
+
+/* ==== >>tensors: .gguf ================================================= src/tensor/gguf.h ==== */
+
+/*  "GGUF" | u32 version | u64 tensors | u64 pairs
+    | pairs: key, u32 type, value; an array: u32 type of its elements, u64 count, elements
+    | tensors: name, u32 dimensions, u64 sizes (the last dimension's first), u32 type, u64 offset
+    | to general.alignment (32) | data. Texts are a u64 length and bytes. */
+
+/* By the number of a value's type. */
+typedef enum saei_gguf_type {
+    SAEI_GGUF_U8, SAEI_GGUF_I8, SAEI_GGUF_U16, SAEI_GGUF_I16, SAEI_GGUF_U32, SAEI_GGUF_I32,
+    SAEI_GGUF_F32, SAEI_GGUF_BOOL, SAEI_GGUF_STRING, SAEI_GGUF_ARRAY, SAEI_GGUF_U64, SAEI_GGUF_I64,
+    SAEI_GGUF_F64
+} saei_gguf_type;
+
+/* Bytes of a value, the least of a string or an array. */
+static const unsigned char saei_gguf_sizes[] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8 };
+enum { SAEI_GGUF_TYPES = sizeof saei_gguf_sizes, SAEI_GGUF_LEAST_TENSOR = 24 };
+
+/* By the number of a tensor's type. */
+static const unsigned char saei_gguf_dtypes[] = {
+    SAE_F32,    SAE_F16,     SAE_Q4_0,   SAE_Q4_1,    SAE_OTHER, SAE_OTHER,  SAE_Q5_0,
+    SAE_Q5_1,   SAE_Q8_0,    SAE_OTHER,  SAE_Q2_K,    SAE_Q3_K,  SAE_Q4_K,   SAE_Q5_K,
+    SAE_Q6_K,   SAE_OTHER,   SAE_IQ2_XXS, SAE_IQ2_XS, SAE_IQ3_XXS, SAE_IQ1_S, SAE_IQ4_NL,
+    SAE_IQ3_S,  SAE_IQ2_S,   SAE_IQ4_XS, SAE_I8,      SAE_I16,   SAE_I32,    SAE_I64,
+    SAE_F64,    SAE_IQ1_M,   SAE_BF16,   SAE_OTHER,   SAE_OTHER, SAE_OTHER,  SAE_TQ1_0,
+    SAE_TQ2_0,  SAE_OTHER,   SAE_OTHER,  SAE_OTHER,   SAE_MXFP4, SAE_NVFP4
+};
+
+typedef struct saei_gguf {
+    sae_tensor_file *file;
+    const unsigned char *at, *end;
+    saei_json_tree tree;
+} saei_gguf;
+
+/* The next size bytes; NULL and *result set where the file has fewer. */
+static const unsigned char *saei_gguf_take(saei_gguf *g, uint64_t size, sae_result *result) {
+    const unsigned char *bytes = g->at;
+    if (size <= (uint64_t)(g->end - g->at)) {
+        g->at += size;
+        return bytes;
+    }
+    *result = saei_damaged(g->file,
+                           "the header asks for %llu bytes at byte %zu of a file of %zu",
+                           (unsigned long long)size, (size_t)(g->at - g->file->map.data),
+                           g->file->map.size);
+    return NULL;
+}
+
+/* A length and so many bytes. */
+static sae_result saei_gguf_bytes(saei_gguf *g, const unsigned char **bytes, size_t *size) {
+    sae_result result = SAE_OK;
+    const unsigned char *length = saei_gguf_take(g, 8, &result);
+    if (length) *bytes = saei_gguf_take(g, saei_le64(length), &result);
+    if (result == SAE_OK) *size = (size_t)saei_le64(length);
+    return result;
+}
+
+/* The same, fit to be a key or a tensor's name. */
+static sae_result saei_gguf_name(saei_gguf *g, const char *what, uint64_t index,
+                                 const unsigned char **name, size_t *size) {
+    SAEI_TRY(saei_gguf_bytes(g, name, size));
+    if (saei_is_text(*name, *size)) return SAE_OK;
+    return saei_damaged(g->file, "the name of %s %llu is not UTF-8 without NUL", what,
+                        (unsigned long long)index);
+}
+
+static const char *saei_gguf_put(saei_gguf *g, const unsigned char *bytes, size_t size) {
+    const size_t start = g->tree.num_chars;
+    saei_json_put(&g->tree, bytes, size);
+    return saei_json_put_end(&g->tree, start);
+}
+
+static double saei_gguf_number(saei_gguf_type type, const unsigned char *p) {
+    float f;
+    double d;
+    switch (type) {
+    case SAEI_GGUF_U8:
+    case SAEI_GGUF_BOOL: return p[0];
+    case SAEI_GGUF_I8: return (signed char)p[0];
+    case SAEI_GGUF_U16: return (double)saei_le16(p);
+    case SAEI_GGUF_I16: return (int16_t)saei_le16(p);
+    case SAEI_GGUF_U32: return (double)saei_le32(p);
+    case SAEI_GGUF_I32: return (int32_t)saei_le32(p);
+    case SAEI_GGUF_U64: return (double)saei_le64(p);
+    case SAEI_GGUF_I64: return (double)(int64_t)saei_le64(p);
+    case SAEI_GGUF_F64: memcpy(&d, p, sizeof d); return d;
+    case SAEI_GGUF_F32:
+    case SAEI_GGUF_STRING:
+    case SAEI_GGUF_ARRAY: break;
+    }
+    memcpy(&f, p, sizeof f);
+    return (double)f;
+}
+
+static sae_result saei_gguf_value(saei_gguf *g, uint32_t type, sae_json *out, int depth);
+
+static sae_result saei_gguf_array(saei_gguf *g, sae_json *out, int depth) {
+    sae_result result = SAE_OK;
+    const unsigned char *head = saei_gguf_take(g, 12, &result);
+    const uint32_t type = head ? saei_le32(head) : 0;
+    const uint64_t count = head ? saei_le64(head + 4) : 0;
+    sae_json *last = NULL;
+    if (!head) return result;
+    if (type >= SAEI_GGUF_TYPES)
+        return saei_damaged(g->file, "an array of values of the unknown type %u", (unsigned)type);
+    if (depth == SAEI_JSON_DEPTH) return saei_unsupported(g->file, "arrays nested deeper than 64");
+    if (count > (uint64_t)(g->end - g->at) / saei_gguf_sizes[type])
+        return saei_damaged(g->file, "an array of %llu values, which the file is too short for",
+                            (unsigned long long)count);
+    if (count > SAEI_JSON_NODES - g->tree.num_nodes)
+        return saei_unsupported(g->file, "more than 16777216 values in its metadata");
+    for (uint64_t i = 0; i < count; i++) {
+        last = saei_json_node(&g->tree, last);
+        if (!last) return saei_unsupported(g->file, "more than 16777216 values in its metadata");
+        SAEI_TRY(saei_gguf_value(g, type, last, depth + 1));
+    }
+    out->type = SAE_JSON_ARRAY;
+    out->count = (uint32_t)count;
+    return SAE_OK;
+}
+
+/* Fills *out, a fresh node. */
+static sae_result saei_gguf_value(saei_gguf *g, uint32_t type, sae_json *out, int depth) {
+    sae_result result = SAE_OK;
+    const unsigned char *bytes = NULL;
+    size_t size = 0;
+    if (type >= SAEI_GGUF_TYPES)
+        return saei_damaged(g->file, "a value of the unknown type %u", (unsigned)type);
+    if (type == SAEI_GGUF_ARRAY) return saei_gguf_array(g, out, depth);
+    if (type == SAEI_GGUF_STRING) {
+        SAEI_TRY(saei_gguf_bytes(g, &bytes, &size));
+        if (size > UINT32_MAX) return saei_unsupported(g->file, "a text of 4 GB in its metadata");
+        out->type = SAE_JSON_STRING;
+        out->string = saei_gguf_put(g, bytes, size);
+        out->count = (uint32_t)size;
+        return SAE_OK;
+    }
+    bytes = saei_gguf_take(g, saei_gguf_sizes[type], &result);
+    if (!bytes) return result;
+    if (type == SAEI_GGUF_BOOL && bytes[0] > 1)
+        return saei_damaged(g->file, "a bool of %u, allowed are 0 and 1", (unsigned)bytes[0]);
+    out->type = type == SAEI_GGUF_BOOL ? SAE_JSON_BOOL : SAE_JSON_NUMBER;
+    out->number = saei_gguf_number((saei_gguf_type)type, bytes);
+    out->is_integer = out->type == SAE_JSON_NUMBER && type != SAEI_GGUF_F32 && type != SAEI_GGUF_F64
+                      && fabs(out->number) <= (double)saei_json_most;
+    return SAE_OK;
+}
+
+/* All pairs into an object. */
+static sae_result saei_gguf_pairs(saei_gguf *g, uint64_t count) {
+    sae_json *root = saei_json_node(&g->tree, NULL), *last = NULL;
+    for (uint64_t i = 0; i < count; i++) {
+        const unsigned char *name = NULL, *type;
+        size_t size = 0;
+        sae_result result = SAE_OK;
+        last = saei_json_node(&g->tree, last);
+        if (!last) return saei_unsupported(g->file, "more than 16777216 values in its metadata");
+        SAEI_TRY(saei_gguf_name(g, "key", i, &name, &size));
+        last->key = saei_gguf_put(g, name, size);
+        type = saei_gguf_take(g, 4, &result);
+        if (!type) return result;
+        SAEI_TRY(saei_gguf_value(g, saei_le32(type), last, 1));
+    }
+    root->type = SAE_JSON_OBJECT;
+    root->count = (uint32_t)count;
+    return SAE_OK;
+}
+
+/* The metadata: counted, then read. */
+static sae_result saei_gguf_metadata(saei_gguf *g, uint64_t count) {
+    sae_tensor_file *file = g->file;
+    const unsigned char *begin = g->at;
+    const char *twice;
+    char quoted[SAEI_QUOTE];
+    saei_json_keys keys;
+    SAEI_TRY(saei_gguf_pairs(g, count));
+    g->at = begin;
+    keys.most = (size_t)count;
+    SAEI_TRY(saei_json_make(file->ctx, file->path, &g->tree));
+    file->header = g->tree.nodes;
+    file->metadata = file->header;
+    SAEI_TRY(saei_gguf_pairs(g, count));
+    SAEI_TRY(saei_json_keys_make(file->ctx, file->path, &keys));
+    twice = saei_json_twice(file->header, &keys);
+    saei_free(file->ctx, keys.slots);
+    if (!twice) return SAE_OK;
+    return saei_damaged(file, "the key \"%s\" is there twice", saei_quote(twice, quoted));
+}
+
+/* Name, shape, type and place of tensor `index`; *offset is where it lies in the data. */
+static sae_result saei_gguf_tensor(saei_gguf *g, uint64_t index, sae_tensor *t, uint64_t *offset) {
+    sae_tensor_file *file = g->file;
+    sae_result result = SAE_OK;
+    const unsigned char *name = NULL, *p;
+    char quoted[SAEI_QUOTE];
+    size_t size = 0, elements;
+    uint32_t dims, type;
+    memset(t, 0, sizeof *t);
+    SAEI_TRY(saei_gguf_name(g, "tensor", index, &name, &size));
+    t->name = saei_arena_text(&file->arena, name, size);
+    if (!t->name) return saei_file_no_memory(file);
+    saei_quote(t->name, quoted);
+    p = saei_gguf_take(g, 4, &result);
+    if (!p) return result;
+    dims = saei_le32(p);
+    if (dims > SAE_MAX_DIMS)
+        return saei_damaged(file, "tensor \"%s\" has %u dimensions, at most %d are supported",
+                            quoted, (unsigned)dims, SAE_MAX_DIMS);
+    p = saei_gguf_take(g, 8 * (uint64_t)dims + 12, &result);
+    if (!p) return result;
+    t->ndim = dims;
+    for (size_t k = 0; k < dims; k++) t->shape[dims - 1 - k] = saei_le64(p + 8 * k);
+    type = saei_le32(p + 8 * dims);
+    *offset = saei_le64(p + 8 * dims + 4);
+    t->dtype = type < sizeof saei_gguf_dtypes ? (sae_dtype)saei_gguf_dtypes[type] : SAE_OTHER;
+    if (saei_shape_layout(t, &elements)) return SAE_OK;
+    return saei_damaged(file, "tensor \"%s\" of %s has a shape that is too large, or rows that are "
+                        "no multiple of %zu", quoted, sae_dtype_name(t->dtype),
+                        sae_dtype_block(t->dtype));
+}
+
+static bool saei_looks_gguf(const unsigned char *d, size_t n) {
+    return n >= 4 && memcmp(d, "GGUF", 4) == 0;
+}
+
+static sae_result saei_gguf_alignment(const sae_tensor_file *file, size_t *out) {
+    const sae_json *v = sae_json_get(file->metadata, "general.alignment");
+    *out = 32;
+    if (!v) return SAE_OK;
+    if (v->is_integer && v->number >= 1 && v->number <= UINT32_MAX) *out = (size_t)v->number;
+    else *out = 0;
+    if (*out && !(*out & (*out - 1))) return SAE_OK;
+    return saei_damaged(file, "general.alignment is no power of two");
+}
+
+/* Where the data of all tensors is, after the header. */
+static sae_result saei_gguf_place(saei_gguf *g, const uint64_t *offsets) {
+    sae_tensor_file *file = g->file;
+    const size_t header = (size_t)(g->at - file->map.data);
+    size_t alignment, begin, left;
+    char quoted[SAEI_QUOTE];
+    SAEI_TRY(saei_gguf_alignment(file, &alignment));
+    begin = header + (alignment - header % alignment) % alignment;
+    left = begin < file->map.size ? file->map.size - begin : 0;
+    for (size_t i = 0; i < file->count; i++) {
+        sae_tensor *t = &file->tensors[i].tensor;
+        const size_t block = sae_dtype_block(t->dtype), size = sae_dtype_size(t->dtype);
+        uint64_t bytes = size;
+        for (size_t k = 0; k < t->ndim; k++)
+            bytes *= k + 1 == t->ndim ? t->shape[k] / block : t->shape[k];
+        if (offsets[i] % alignment || offsets[i] > left || bytes > left - offsets[i])
+            return saei_damaged(file,
+                                "tensor \"%s\" has %llu bytes at byte %llu of the data, which has "
+                                "%zu, aligned to %zu",
+                                saei_quote(t->name, quoted), (unsigned long long)bytes,
+                                (unsigned long long)offsets[i], left, alignment);
+        if (size) t->data = file->map.data + begin + offsets[i];
+    }
+    return SAE_OK;
+}
+
+static sae_result saei_gguf_read(sae_tensor_file *file) {
+    const unsigned char *d = file->map.data;
+    saei_gguf g;
+    uint64_t tensors, pairs, *offsets;
+    uint32_t version;
+    memset(&g, 0, sizeof g);
+    g.file = file;
+    if (file->map.size < 24) return saei_damaged(file, "the GGUF header is cut short");
+    version = saei_le32(d + 4);
+    if (version != 2 && version != 3)
+        return saei_unsupported(file, "GGUF version %u, known are 2 and 3%s", (unsigned)version,
+                                version && !(version & 0xFFFF) ? " (this is a big-endian file)"
+                                                               : "");
+    tensors = saei_le64(d + 8);
+    pairs = saei_le64(d + 16);
+    g.at = d + 24;
+    g.end = d + file->map.size;
+    SAEI_TRY(saei_gguf_metadata(&g, pairs));
+    if (tensors > (uint64_t)(g.end - g.at) / SAEI_GGUF_LEAST_TENSOR)
+        return saei_damaged(file, "it promises %llu tensors, which it is too short for",
+                            (unsigned long long)tensors);
+    offsets = (uint64_t *)saei_arena_alloc(&file->arena, (size_t)tensors + 1, sizeof *offsets);
+    if (!offsets) return saei_file_no_memory(file);
+    for (size_t i = 0; i < tensors; i++) {
+        sae_tensor t;
+        SAEI_TRY(saei_gguf_tensor(&g, i, &t, &offsets[i]));
+        SAEI_TRY(saei_file_add(file, &t, NULL));
+    }
+    return saei_gguf_place(&g, offsets);
 }
 
 /* ==== >>tensors: zip archives =========================================== src/tensor/zip.h ==== */
@@ -6055,7 +6364,7 @@ typedef struct saei_container {
     bool nameless; /* holds one tensor, without a name */
     bool (*probe)(const unsigned char *data, size_t size);
     sae_result (*read)(sae_tensor_file *file);
-    sae_result (*write)(saei_writer *w, const saei_content *content);
+    sae_result (*write)(saei_writer *w, const saei_content *content); /* NULL: it is only read */
 } saei_container;
 
 static const saei_container saei_containers[] = {
@@ -6064,7 +6373,8 @@ static const saei_container saei_containers[] = {
     { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
       saei_safetensors_write },
     { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
-    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write }
+    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write },
+    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL }
 };
 enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
 
@@ -6088,8 +6398,8 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
         return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
                                       "(torch >= 1.6) or as .safetensors");
-    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
-                              "1.6)");
+    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .gguf, .pt "
+                              "(torch >= 1.6)");
 }
 
 SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
@@ -6168,12 +6478,21 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
     return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
 }
 
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file) {
+    return file ? file->metadata : NULL;
+}
+
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
     if (!file) return SAE_ERR_INVALID;
     for (size_t i = 0; i < file->count; i++) {
         saei_file_tensor *t = file->tensors + i;
+        char quoted[SAEI_QUOTE];
         if (tensor && tensor != &t->tensor) continue;
         file->who = "sae_tensor_file_check";
+        if (tensor && !sae_dtype_size(tensor->dtype))
+            return saei_unsupported(file, "tensor \"%s\" is of %s, a type that cannot be read",
+                                    saei_quote(t->tensor.name, quoted),
+                                    sae_dtype_name(t->tensor.dtype));
         if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
         if (tensor) return SAE_OK;
     }
@@ -6194,7 +6513,8 @@ static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const ch
 
 static const saei_container *saei_container_of(const char *name) {
     for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
-        if (saei_ends_with(name, saei_containers[i].ending)) return &saei_containers[i];
+        if (saei_containers[i].write && saei_ends_with(name, saei_containers[i].ending))
+            return &saei_containers[i];
     return NULL;
 }
 
@@ -21069,12 +21389,12 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
                          "sae_buffer_create: %s looks like a %s file, and by its "
                          "name it would be read as raw values: let the name end in %s",
                          slab->name, kind, kind);
-    if (saei_looks_zip(d, n))
+    if (saei_looks_zip(d, n) || saei_looks_gguf(d, n))
         return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a zip archive (.pt, "
-                         ".npz), allowed are .npy, .safetensors and raw values: save the array as "
-                         ".npy",
-                         slab->name);
+                         "sae_buffer_create: %s looks like a %s, allowed are .npy, .safetensors "
+                         "and raw values: save the array as .npy",
+                         slab->name,
+                         saei_looks_gguf(d, n) ? ".gguf" : "zip archive (.pt, .npz)");
     return SAE_OK;
 }
 

@@ -191,6 +191,7 @@ extern "C" {
 #include "tensor/write.h"
 #include "tensor/npy.h"
 #include "tensor/safetensors.h"
+#include "tensor/gguf.h"
 #include "tensor/zip.h"
 #include "tensor/npz.h"
 #include "tensor/pickle.h"

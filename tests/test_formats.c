@@ -206,6 +206,26 @@ static void refused_descs(void) {
     }
 }
 
+/* What a config says in place of a number is named in the message, whatever it is. */
+static void refused_values(void) {
+    static const char *const values[][2] = { { "{}", "an object" }, { "[1]", "a list" },
+        { "\"32\"", "32" }, { "true", "true" }, { "1.5", "1.5" } };
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        char config[128], want[64];
+        sae_load_desc desc;
+        sae_dictionary *dict = NULL;
+        memset(&desc, 0, sizeof desc);
+        snprintf(config, sizeof config, "{\"architecture\": \"standard\", \"d_in\": %s, \"d_sae\": 8}",
+                 values[i][0]);
+        snprintf(want, sizeof want, "d_in in cfg.json is %s, allowed is", values[i][1]);
+        desc.config = config;
+        desc.config_size = strlen(config);
+        CHECK(sae_dictionary_load(ctx, &desc, check_path("%s/tests/formats/saelens/square", check_root()),
+                                  &dict) == SAE_ERR_FORMAT && !dict && strstr(sae_error(ctx), want),
+              "%s: %s", values[i][0], sae_error(ctx));
+    }
+}
+
 /* ---- fixtures -------------------------------------------------------------------------------- */
 
 /* One line, not too long, that names something. */
@@ -648,6 +668,7 @@ int main(void) {
     if (!(ctx = check_context(1))) return check_end();
     variations();
     refused_descs();
+    refused_values();
     matrix();
     matrix_of_variations();
     export_rest();

@@ -11,6 +11,7 @@
 #include "fuzz/fuzz_zip.c"
 #include "fuzz/fuzz_safetensors.c"
 #include "fuzz/fuzz_npy.c"
+#include "fuzz/fuzz_gguf.c"
 #include "fuzz/fuzz_json.c"
 #include "fuzz/fuzz_folder.c"
 
@@ -22,6 +23,7 @@ static const struct target {
     { "zip", ".npz", fuzz_zip },
     { "safetensors", ".safetensors", fuzz_safetensors },
     { "npy", ".npy", fuzz_npy },
+    { "gguf", ".gguf", fuzz_gguf },
     { "json", ".json", fuzz_json },
     { "folder", ".folder", fuzz_folder },
 };

@@ -176,7 +176,7 @@ const char help_info[] =
 const char help_tensors[] =
     "sae tensors PATH [--json] [--out DIR]\n"
     "\n"
-    "  Lists the tensors of a .pt, .safetensors, .npz or .npy. With --out each goes to "
+    "  Lists the tensors of a .pt, .safetensors, .npz, .npy or .gguf. With --out each goes to "
     "DIR/000.npy, ...\n"
     "  with DIR/names.json; floats as float32, integers and bools as int64. Of a folder the file\n"
     "  of the weights. --any: also a params.npz that is not Gemma Scope's.\n";

@@ -20,12 +20,18 @@ void list_tensors(const sae_tensor_file *file, bool json) {
             put_shape(stdout, t);
             printf("}");
         } else {
-            printf("%-32s %-5s ", t->name[0] ? t->name : "(array)", sae_dtype_name(t->dtype));
+            printf("%-32s %-7s ", t->name[0] ? t->name : "(array)", sae_dtype_name(t->dtype));
             put_shape(stdout, t);
             printf("\n");
         }
     }
     if (json) printf("\n]\n");
+}
+
+/* Extracted as float32; the others as int64. */
+static bool is_float(const sae_tensor *t) {
+    return t->dtype == SAE_F32 || t->dtype == SAE_F16 || t->dtype == SAE_BF16 || t->dtype == SAE_F64
+           || sae_dtype_block(t->dtype) > 1;
 }
 
 /* Integers and bools of any strides as int64 in row-major order. */
@@ -50,10 +56,6 @@ static void to_i64(const sae_tensor *t, size_t count, int64_t *out) {
     }
 }
 
-static bool is_float(sae_dtype dtype) {
-    return dtype == SAE_F32 || dtype == SAE_F16 || dtype == SAE_BF16 || dtype == SAE_F64;
-}
-
 /* Tensor t as FOLDER/NAME. */
 static int extract_one(sae_tensor t, const char *folder, const char *name) {
     size_t count = 1, d;
@@ -62,9 +64,9 @@ static int extract_one(sae_tensor t, const char *folder, const char *name) {
     for (d = 0; d < t.ndim; d++) count *= (size_t)t.shape[d];
     data = calloc(count ? count : 1, 8);
     if (!data) return fail("no memory for %zu numbers", count);
-    if (is_float(t.dtype)) sae_tensor_to_f32(&t, (float *)data);
+    if (is_float(&t)) sae_tensor_to_f32(&t, (float *)data);
     else to_i64(&t, count, (int64_t *)data);
-    t.dtype = is_float(t.dtype) ? SAE_F32 : SAE_I64;
+    t.dtype = is_float(&t) ? SAE_F32 : SAE_I64;
     t.data = data;
     t.name = "";
     result = sae_tensor_file_write(tool.ctx, joined(folder, name), &t, 1);
@@ -154,8 +156,9 @@ int verb_tensors(int argc, char **argv) {
         snprintf(name, sizeof name, "%03zu.npy", i);
         status = keep_apart("a file of --out", joined(c.out, name), &c);
     }
-    if (status == DONE && c.out && sae_tensor_file_check(file, NULL) != SAE_OK)
-        status = fail_library();
+    for (i = 0; c.out && i < sae_tensor_file_count(file) && status == DONE; i++)
+        if (sae_tensor_file_check(file, sae_tensor_file_get(file, i)) != SAE_OK)
+            status = fail_library();
     if (status == DONE && c.out) status = extract(file, c.out);
     if (status == DONE && c.out && !c.json && !tool.quiet)
         printf("%s: %zu tensors, named in names.json\n", c.out, sae_tensor_file_count(file));

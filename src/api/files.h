@@ -161,8 +161,10 @@ SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_e
 
 /* ---- tensors of any container ---- */
 
-/* Tensors of any container: .npy, .npz, .safetensors, .pt. The file stays mapped while open (in
-   memory, where sae_io cannot map).
+/* Tensors of any container: .npy, .npz, .safetensors, .pt, and .gguf (versions 2 and 3, little
+   endian; its sizes reversed, so that rows come first). The file stays mapped while open (in
+   memory, where sae_io cannot map). A tensor of a type that is known by name alone is listed, with
+   data NULL.
    Errors: SAE_ERR_NOT_FOUND, SAE_ERR_IO, SAE_ERR_FORMAT, SAE_ERR_UNSUPPORTED,
    SAE_ERR_OUT_OF_MEMORY. */
 typedef struct sae_tensor_file sae_tensor_file;
@@ -177,12 +179,12 @@ SAE_API const sae_tensor *sae_tensor_file_get(const sae_tensor_file *file, size_
 SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, const char *name);
 /* The CRC-32 of a tensor's bytes in .npz and .pt, of all tensors if it is NULL. Opening a mapped
    file reads only what is small (it may be larger than memory); sae_dictionary_load checks what it
-   reads whole.
-   Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_INVALID. */
+   reads whole. Errors: SAE_ERR_FORMAT (damaged), SAE_ERR_UNSUPPORTED (this tensor's type is known
+   by name alone), SAE_ERR_INVALID. */
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor);
-/* Row-major tensors (strides are ignored) into one file, the kind by the path's ending: .npy (one
-   tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FOUND (the folder),
-   SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
+/* Row-major tensors of plain types (strides are ignored) into one file, the kind by the path's
+   ending: .npy (one tensor), .npz, .safetensors, .pt. Errors: SAE_ERR_INVALID,
+   SAE_ERR_NOT_FOUND (the folder), SAE_ERR_UNSUPPORTED, SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
                                          const sae_tensor *tensors, size_t count);
 /* The same into memory: the bytes that a file of that name would have, for sae_context_free. */

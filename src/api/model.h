@@ -1,5 +1,5 @@
 #pragma once
-#include "dictionary.h"
+#include "files.h"
 
 /* ==== >>api: programs with a model ============================================================ */
 
@@ -53,3 +53,9 @@ SAE_API const sae_json *sae_json_next(const sae_json *child);   /* its sibling; 
 SAE_API const char *sae_json_key(const sae_json *child);        /* in an object; else NULL */
 SAE_API const char *sae_json_text(const sae_json *value);       /* of a string; else NULL */
 SAE_API double sae_json_number(const sae_json *value);          /* of a number; 1 of true; else 0 */
+
+/* What the file says beside its tensors, an object, owned by file: the pairs of a .gguf, the texts
+   of a .safetensors' __metadata__; NULL: none. Of .gguf a text may be any bytes, also NUL
+   (sae_json_count has their number, and a NUL is behind them); whole numbers past 2^53 are
+   rounded. */
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file);

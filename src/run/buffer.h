@@ -155,12 +155,12 @@ static sae_result saei_slab_raw_check(const sae_context *ctx, const saei_slab *s
                          "sae_buffer_create: %s looks like a %s file, and by its "
                          "name it would be read as raw values: let the name end in %s",
                          slab->name, kind, kind);
-    if (saei_looks_zip(d, n))
+    if (saei_looks_zip(d, n) || saei_looks_gguf(d, n))
         return saei_fail(ctx, SAE_ERR_FORMAT,
-                         "sae_buffer_create: %s looks like a zip archive (.pt, "
-                         ".npz), allowed are .npy, .safetensors and raw values: save the array as "
-                         ".npy",
-                         slab->name);
+                         "sae_buffer_create: %s looks like a %s, allowed are .npy, .safetensors "
+                         "and raw values: save the array as .npy",
+                         slab->name,
+                         saei_looks_gguf(d, n) ? ".gguf" : "zip archive (.pt, .npz)");
     return SAE_OK;
 }
 

@@ -3,7 +3,8 @@
 
 /* ==== >>tensors: blocks of few bits =========================================================== */
 /* GGUF's element types. A function makes one block float32; each product, sum and difference that
-   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. */
+   is written is rounded, in this order. Scales d, m are float16; q are whole numbers. Bytes are
+   copied first: out cannot be them then, as far as a compiler knows, and it makes vector code. */
 
 static float saei_half_at(const unsigned char *p) {
     return saei_half_value((uint16_t)saei_le16(p));
@@ -12,19 +13,19 @@ static float saei_half_at(const unsigned char *p) {
 /* d | 16 bytes: element i in the low half of byte i, element 16 + i in the high one. d (q - 8). */
 static void saei_block_q4_0(const unsigned char *b, float *out) {
     const float d = saei_half_at(b);
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)((b[2 + i] & 15) - 8);
-        out[16 + i] = d * (float)((b[2 + i] >> 4) - 8);
-    }
+    unsigned char q[16];
+    memcpy(q, b + 2, sizeof q);
+    for (int i = 0; i < 16; i++) out[i] = d * (float)((q[i] & 15) - 8);
+    for (int i = 0; i < 16; i++) out[16 + i] = d * (float)((q[i] >> 4) - 8);
 }
 
 /* d | m | 16 bytes as above. d q + m. */
 static void saei_block_q4_1(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)(b[4 + i] & 15) + m;
-        out[16 + i] = d * (float)(b[4 + i] >> 4) + m;
-    }
+    unsigned char q[16];
+    memcpy(q, b + 4, sizeof q);
+    for (int i = 0; i < 16; i++) out[i] = d * (float)(q[i] & 15) + m;
+    for (int i = 0; i < 16; i++) out[16 + i] = d * (float)(q[i] >> 4) + m;
 }
 
 /* The 32 numbers of 5 bits: bit i of high is the fifth of element i. */
@@ -54,7 +55,9 @@ static void saei_block_q5_1(const unsigned char *b, float *out) {
 /* d | 32 signed bytes. d q. */
 static void saei_block_q8_0(const unsigned char *b, float *out) {
     const float d = saei_half_at(b);
-    for (int i = 0; i < 32; i++) out[i] = d * (float)(signed char)b[2 + i];
+    signed char q[32];
+    memcpy(q, b + 2, sizeof q);
+    for (int i = 0; i < 32; i++) out[i] = d * (float)q[i];
 }
 
 /* ---- of 256 elements: 16 groups of 16, or 8 of 32; halves of 128 ---- */
@@ -63,10 +66,11 @@ static void saei_block_q8_0(const unsigned char *b, float *out) {
    128 h + 32 s + l | d | m. (d scale) q - (m minimum). */
 static void saei_block_q2_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 80), m = saei_half_at(b + 82);
+    unsigned char q[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *q = b + 16 + g / 8 * 32 + g % 2 * 16;
         const float scale = d * (float)(b[g] & 15), least = m * (float)(b[g] >> 4);
         const int shift = g % 8 / 2 * 2;
+        memcpy(q, b + 16 + g / 8 * 32 + g % 2 * 16, sizeof q);
         for (int i = 0; i < 16; i++) out[g * 16 + i] = scale * (float)(q[i] >> shift & 3) - least;
     }
 }
@@ -76,11 +80,13 @@ static void saei_block_q2_k(const unsigned char *b, float *out) {
 static void saei_block_q3_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 108);
     const unsigned char *s = b + 96;
+    unsigned char q[16], high[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *q = b + 32 + g / 8 * 32 + g % 2 * 16, *high = b + g % 2 * 16;
         const int low = s[g % 8] >> g / 8 * 4 & 15, top = s[8 + g % 4] >> g / 4 * 2 & 3;
         const float scale = d * (float)((low | top << 4) - 32);
         const int shift = g % 8 / 2 * 2, bit = g / 2;
+        memcpy(q, b + 32 + g / 8 * 32 + g % 2 * 16, sizeof q);
+        memcpy(high, b + g % 2 * 16, sizeof high);
         for (int i = 0; i < 16; i++)
             out[g * 16 + i] =
                 scale * (float)((q[i] >> shift & 3) - 4 + (high[i] >> bit & 1) * 4);
@@ -103,11 +109,12 @@ static void saei_block_scales(const unsigned char *s, int g, int *scale, int *le
    the next. (d scale) q - (m minimum). */
 static void saei_block_q4_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
+    unsigned char q[32];
     for (int g = 0; g < 8; g++) {
-        const unsigned char *q = b + 16 + g / 2 * 32;
         const int shift = g % 2 * 4;
         int scale, least;
         float x, y;
+        memcpy(q, b + 16 + g / 2 * 32, sizeof q);
         saei_block_scales(b + 4, g, &scale, &least);
         x = d * (float)scale;
         y = m * (float)least;
@@ -118,12 +125,13 @@ static void saei_block_q4_k(const unsigned char *b, float *out) {
 /* d | m | scales | 32 bytes: bit g of byte i is the fifth of element 32 g + i | 128 bytes. */
 static void saei_block_q5_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b), m = saei_half_at(b + 2);
-    const unsigned char *high = b + 16;
+    unsigned char q[32], high[32];
+    memcpy(high, b + 16, sizeof high);
     for (int g = 0; g < 8; g++) {
-        const unsigned char *q = b + 48 + g / 2 * 32;
         const int shift = g % 2 * 4;
         int scale, least;
         float x, y;
+        memcpy(q, b + 48 + g / 2 * 32, sizeof q);
         saei_block_scales(b + 4, g, &scale, &least);
         x = d * (float)scale;
         y = m * (float)least;
@@ -138,11 +146,12 @@ static void saei_block_q5_k(const unsigned char *b, float *out) {
    (d scale) (q - 32). */
 static void saei_block_q6_k(const unsigned char *b, float *out) {
     const float d = saei_half_at(b + 208);
+    unsigned char low[16], high[16];
     for (int g = 0; g < 16; g++) {
-        const unsigned char *low = b + g / 8 * 64 + g % 4 * 16;
-        const unsigned char *high = b + 128 + g / 8 * 32 + g % 2 * 16;
         const float scale = d * (float)(signed char)b[192 + g];
         const int shift = g % 8 / 4 * 4, top = g % 8 / 2 * 2;
+        memcpy(low, b + g / 8 * 64 + g % 4 * 16, sizeof low);
+        memcpy(high, b + 128 + g / 8 * 32 + g % 2 * 16, sizeof high);
         for (int i = 0; i < 16; i++)
             out[g * 16 + i] =
                 scale * (float)(((low[i] >> shift & 15) | (high[i] >> top & 3) << 4) - 32);

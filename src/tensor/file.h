@@ -87,8 +87,8 @@ struct sae_tensor_file {
     saei_scalar *scalars;
     size_t num_scalars, scalar_capacity;
     const void **scalars_by_name;
-    sae_json *header;         /* .safetensors */
-    const sae_json *metadata; /* in it; may be NULL */
+    sae_json *header;         /* .safetensors, .gguf */
+    const sae_json *metadata; /* it, or in it; may be NULL */
     saei_crc_table crc;
 };
 

@@ -1,4 +1,5 @@
 #pragma once
+#include "gguf.h"
 #include "npz.h"
 #include "safetensors.h"
 #include "torch.h"
@@ -25,7 +26,7 @@ typedef struct saei_container {
     bool nameless; /* holds one tensor, without a name */
     bool (*probe)(const unsigned char *data, size_t size);
     sae_result (*read)(sae_tensor_file *file);
-    sae_result (*write)(saei_writer *w, const saei_content *content);
+    sae_result (*write)(saei_writer *w, const saei_content *content); /* NULL: it is only read */
 } saei_container;
 
 static const saei_container saei_containers[] = {
@@ -34,7 +35,8 @@ static const saei_container saei_containers[] = {
     { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
       saei_safetensors_write },
     { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
-    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write }
+    { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write },
+    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL }
 };
 enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
 
@@ -58,8 +60,8 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
     if (n >= 2 && d[0] == 0x80 && d[1] >= 2 && d[1] <= 5)
         return saei_unsupported(file, "a bare pickle, which is not run; re-save it with torch.save "
                                       "(torch >= 1.6) or as .safetensors");
-    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .pt (torch >= "
-                              "1.6)");
+    return saei_damaged(file, "not a file of a known kind: .npy, .npz, .safetensors, .gguf, .pt "
+                              "(torch >= 1.6)");
 }
 
 SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
@@ -138,12 +140,21 @@ SAE_API const sae_tensor *sae_tensor_file_find(const sae_tensor_file *file, cons
     return (const sae_tensor *)saei_name_find(file->by_name, file->count, name);
 }
 
+SAE_API const sae_json *sae_tensor_file_metadata(const sae_tensor_file *file) {
+    return file ? file->metadata : NULL;
+}
+
 SAE_API sae_result sae_tensor_file_check(sae_tensor_file *file, const sae_tensor *tensor) {
     if (!file) return SAE_ERR_INVALID;
     for (size_t i = 0; i < file->count; i++) {
         saei_file_tensor *t = file->tensors + i;
+        char quoted[SAEI_QUOTE];
         if (tensor && tensor != &t->tensor) continue;
         file->who = "sae_tensor_file_check";
+        if (tensor && !sae_dtype_size(tensor->dtype))
+            return saei_unsupported(file, "tensor \"%s\" is of %s, a type that cannot be read",
+                                    saei_quote(t->tensor.name, quoted),
+                                    sae_dtype_name(t->tensor.dtype));
         if (t->entry) SAEI_TRY(saei_zip_check(file, t->entry));
         if (tensor) return SAE_OK;
     }
@@ -164,7 +175,8 @@ static const char *saei_tensor_file_scalar(const sae_tensor_file *file, const ch
 
 static const saei_container *saei_container_of(const char *name) {
     for (size_t i = 0; i < SAEI_NUM_CONTAINERS; i++)
-        if (saei_ends_with(name, saei_containers[i].ending)) return &saei_containers[i];
+        if (saei_containers[i].write && saei_ends_with(name, saei_containers[i].ending))
+            return &saei_containers[i];
     return NULL;
 }
 

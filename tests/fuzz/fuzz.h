@@ -71,8 +71,19 @@ static int fuzz_ok(const sae_context *ctx, sae_result result) {
     return 0;
 }
 
-/* Opens data as a tensor file from memory, reads every element, looks up every name, and checks what
-   opening left unchecked: a wrong CRC-32 is the result then. */
+/* Reads every value of a tree; returns how many there are. */
+static size_t fuzz_json_walk(const sae_json *value) {
+    const char *text = sae_json_text(value);
+    size_t n = 1, count = 0;
+    if (text) FUZZ_REQUIRE(text[sae_json_count(value)] == 0 && strlen(text) <= sae_json_count(value));
+    for (const sae_json *c = sae_json_first(value); c; c = sae_json_next(c), count++)
+        n += fuzz_json_walk(c);
+    FUZZ_REQUIRE(text || count == sae_json_count(value));
+    return n;
+}
+
+/* Opens data as a tensor file from memory, reads every element and all metadata, looks up every name,
+   and checks what opening left unchecked: a wrong CRC-32 is the result then. */
 static sae_result fuzz_tensors(sae_context *ctx, const char *path, const uint8_t *data,
                                size_t size) {
     enum { MOST = 1 << 20 };
@@ -88,6 +99,7 @@ static sae_result fuzz_tensors(sae_context *ctx, const char *path, const uint8_t
         return result;
     }
     FUZZ_REQUIRE(file);
+    FUZZ_REQUIRE(fuzz_json_walk(sae_tensor_file_metadata(file)) <= size);
     for (size_t i = 0; i < sae_tensor_file_count(file); i++) {
         const sae_tensor *t = sae_tensor_file_get(file, i);
         size_t n = 1;

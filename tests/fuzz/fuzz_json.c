@@ -8,7 +8,7 @@ FUZZ(json) {
     char path[128];
     fuzz_limit += 512 * size; /* a node and a trainer's desc for two bytes of input, "{}" */
     if (fuzz_ok(ctx, saei_json_parse(ctx, "fuzz.json", (const char *)data, size, &root))) {
-        FUZZ_REQUIRE(root);
+        FUZZ_REQUIRE(root && fuzz_json_walk(root) <= size);
         sae_json_close(root);
         snprintf(path, sizeof path, "%s/config.json", fuzz_folder_of_process());
         fuzz_write(path, data, size);

@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 cd "$root" || exit 1
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-names=${*:-zip safetensors npy json folder}
+names=${*:-zip safetensors npy gguf json folder}
 cc=${FUZZ_CC:-clang}
 command -v "$cc" > /dev/null || { echo "SKIPPED: $cc is not installed, libFuzzer needs it"; exit 0; }
 sources="tests/fixtures tests/formats"
@@ -47,6 +47,7 @@ seed zip pt npz
 seed safetensors safetensors
 seed json json
 seed npy npy
+seed gguf gguf
 for file in build/fuzz/seeds/npy/*.npy; do
     { printf z; cat "$file"; } > "$file.z"
 done
