@@ -2713,9 +2713,9 @@ static sae_result lmi_read_vector(const sae_lm *m, const char *name, size_t n, f
 
 /* Where row `index` of the first dimension begins; NULL: the type is known by name alone. */
 static const void *lmi_row_of(const sae_tensor *t, uint64_t index) {
+    const size_t blocks = (size_t)t->stride[0] / sae_dtype_block(t->dtype);
     if (!t->data) return NULL;
-    return (const char *)t->data + (size_t)index * ((size_t)t->stride[0] / sae_dtype_block(t->dtype))
-                                       * sae_dtype_size(t->dtype);
+    return (const char *)t->data + (size_t)index * blocks * sae_dtype_size(t->dtype);
 }
 
 /* The matrix of a part; where one tensor holds all experts', *view is that of one. NULL: there is

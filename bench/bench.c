@@ -6,6 +6,7 @@
                     [--device cpu|cuda]
         build/bench growth [--steps 10] [--threads 2]
         build/bench load DICTIONARY [--steps 10] [--threads 2]
+        build/bench linear [KIND] [--steps 10] [--threads 2]
         build/bench lm MODEL [--contexts 16] [--ctx 128] [--warmup 1] [--steps 10] [--threads 2]
 
     Training: warm-up of real steps over the data in order, then the median of --steps more. The
@@ -17,8 +18,9 @@
     inference on random rows. roof is the least time: flop at the FMA peak or bytes at the stream's
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
     and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
-    format, from files that are in the page cache. lm: a language model's forward pass on random
-    tokens, with all logits, with the losses alone, and without either.
+    format, from files that are in the page cache. linear: sae_linear_apply with weights of each
+    type, of one row and of many. lm: a language model's forward pass on random tokens, with all
+    logits, with the losses alone, and without either.
 
     build/bench-cuda (`make cuda`) has --device cuda: the rows lie on the device, each timed step is
     waited for; ms_stream is the mean of as many steps that are not. Its ops are a step's operations
@@ -880,7 +882,7 @@ int main(int argc, char **argv) {
     }
     if (!o.data) {
         fprintf(stderr, "usage: bench DATA.npy [options], bench ops, bench growth, bench load "
-                        "DICTIONARY, or bench lm MODEL\n");
+                        "DICTIONARY, bench linear, or bench lm MODEL\n");
         return 2;
     }
     desc.threads = o.threads;

@@ -19,14 +19,14 @@ struct sae_linear {
 
 /* Memory of a part: a context's block, or where none is free less on the stack. */
 enum {
-    SAEI_LINEAR_FEW_ROWS = 16, SAEI_LINEAR_FEW_DEPTH = 32,
+    SAEI_LINEAR_SMALL_ROWS = 8, SAEI_LINEAR_SMALL_DEPTH = 32,
     SAEI_LINEAR_PANELS = 8, /* of a part, at most */
-    SAEI_LINEAR_L1 = 128,   /* depth of a panel that stays in the L1 */
+    SAEI_LINEAR_FEW = 16, SAEI_LINEAR_L1 = 128, /* rows whose panels shall stay in the L1; depth */
     SAEI_LINEAR_GROUP = 16, SAEI_LINEAR_PIECE = 256 /* rows of weights, and so much of each */
 };
 typedef struct saei_linear_small {
-    float product[SAEI_LINEAR_FEW_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_FEW_DEPTH * SAEI_PANEL];
-    float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_FEW_DEPTH];
+    float product[SAEI_LINEAR_SMALL_ROWS * SAEI_PANEL], panel[SAEI_LINEAR_SMALL_DEPTH * SAEI_PANEL];
+    float group[SAEI_LINEAR_GROUP * SAEI_LINEAR_SMALL_DEPTH];
 } saei_linear_small;
 
 typedef struct saei_linear_room {
@@ -282,7 +282,7 @@ static ptrdiff_t saei_linear_offset(const sae_linear *l, size_t panel, size_t k)
 static void saei_linear_panels(const saei_linear_task *t, const saei_linear_room *room, size_t r0,
                                size_t rows, size_t panel, size_t end) {
     const sae_linear *l = t->linear;
-    const bool few = rows <= SAEI_LINEAR_FEW_ROWS;
+    const bool few = rows <= SAEI_LINEAR_FEW;
     const size_t most = few && !l->columns ? 1 : end - panel;
     const size_t least = saei_max(SAEI_LINEAR_L1, l->packed ? 1 : sae_dtype_block(l->dtype));
     const size_t depth = few ? saei_min(least, room->depth) : room->depth;
@@ -310,7 +310,7 @@ static void saei_linear_part(void *arg, size_t part) {
     const size_t end = saei_part_end(part / groups, t->rows, t->n);
     saei_block *block = saei_block_take(l->ctx);
     saei_linear_small small;
-    saei_linear_room room = { SAEI_LINEAR_FEW_ROWS, SAEI_LINEAR_FEW_DEPTH, small.product,
+    saei_linear_room room = { SAEI_LINEAR_SMALL_ROWS, SAEI_LINEAR_SMALL_DEPTH, small.product,
                               small.panel, small.group };
     if (block) {
         saei_linear_room large = { SAEI_LINEAR_ROWS, SAEI_LINEAR_DEPTH, block->product,

@@ -13,7 +13,7 @@ static inline saei_v SAEI_FN(saei_words)(const unsigned char *p) {
 /* 32 bytes of each of 16 rows: r[c] has words c. Rows i and i + 4 share a register, and turn as 8
    rows of AVX2 do. */
 __attribute__((always_inline)) static inline void SAEI_FN(saei_turn_bytes)(
-    const unsigned char *const row[16], size_t at, saei_v r[16]) {
+    const unsigned char *const row[16], size_t at, saei_v r[8]) {
 #define SAEI_BYTES(i) _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at))
 #define SAEI_READ(c, i)                                                                            \
     r[c] = _mm512_castsi512_ps(_mm512_maskz_inserti64x4(                                           \

@@ -92,13 +92,16 @@ __attribute__((always_inline)) static inline SAEI_WIDE SAEI_FN(saei_scales)(
 #define SAEI_BYTE_2(v) SAEI_SIGNED_RIGHT(SAEI_LEFT(v, 8), 24)
 #define SAEI_BYTE_3(v) SAEI_SIGNED_RIGHT(v, 24)
 
+/* What SAEI_NUMBERS does with each byte of words c. */
 #define SAEI_FOUR(c) SAEI_NUMBERS(c, 0) SAEI_NUMBERS(c, 1) SAEI_NUMBERS(c, 2) SAEI_NUMBERS(c, 3)
+
+/* d q */
 #define SAEI_NUMBERS(c, b)                                                                         \
     SAEI_USE(4 * c + b, SAEI_MUL(d, SAEI_NUMBER(SAEI_BYTE_##b(SAEI_BITS(r[c])))))
 SAEI_PIECES(q8_0) {
     size_t k = 0;
     SAEI_BEGIN(32, k / 32 * 34)
-        SAEI_WIDE r[SAEI_LANES], d = SAEI_FN(saei_scales)(row, at);
+        SAEI_WIDE r[8], d = SAEI_FN(saei_scales)(row, at);
         SAEI_FN(saei_turn_bytes)(row, at + 2, r);
         SAEI_EIGHT(SAEI_FOUR)
     SAEI_END
