@@ -3343,6 +3343,7 @@ static void saei_names_add(const char *name, void *arg) {
 static void saei_names_free(const sae_context *ctx, saei_names *all) {
     saei_free(ctx, all->names);
     saei_free(ctx, all->text.data);
+    memset(all, 0, sizeof *all);
 }
 
 /* None where nobody can say. */
@@ -15617,16 +15618,22 @@ static void saei_config_close(saei_load *load) {
     load->config_path = NULL;
 }
 
-/* The config file at load->config_path, or sae_load_desc.config. */
+/* The config file at load->config_path, or sae_load_desc.config, which is YAML where it begins as
+   no JSON does. */
 static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
-    if (load->desc.config && yaml) {
-        load->yaml.data = (const unsigned char *)load->desc.config;
+    const char *text = (const char *)load->desc.config;
+    bool begins = text && load->desc.config_size
+                  && (*text == '#' || (*text >= 'A' && *text <= 'Z')
+                      || (*text >= 'a' && *text <= 'z'));
+    if (text && yaml != begins) return SAE_OK; /* it is another format's */
+    if (text && yaml) {
+        load->yaml.data = (const unsigned char *)text;
         load->yaml.size = load->desc.config_size;
         return SAE_OK;
     }
-    if (load->desc.config)
+    if (text)
         return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
-                               (const char *)load->desc.config, load->desc.config_size,
+                               text, load->desc.config_size,
                                &load->root);
     if (!there) return SAE_OK;
     if (yaml)
@@ -16941,7 +16948,8 @@ typedef struct saei_lens_cfg {
 } saei_lens_cfg;
 
 static bool saei_lens_probe(const saei_load *load) {
-    return saei_config_value(load->root, "d_sae") && saei_load_find(load, "W_dec");
+    return saei_config_value(load->root, "d_sae") && !saei_config_value(load->root, "d_model")
+           && saei_load_find(load, "W_dec");
 }
 
 static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {

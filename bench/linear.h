@@ -1,8 +1,8 @@
 /*  linear.h - bench linear: products of sae_linear, of one row and of many.
 
-    Up to 16 rows: 640 MB of weights in turn, so that none is in a cache; their bytes a second beside
-    those of reading alone. More: GFLOP/s beside the FMA peak. Both are measured anew before each
-    kind of weights and shape. */
+    Up to 16 rows: 640 MB of weights in turn, so that none is in a cache; their bytes a second
+    beside those of reading alone. More: GFLOP/s beside the FMA peak. Both are measured anew before
+    each kind of weights and shape. */
 enum { LINEAR_BYTES = 640 << 20 };
 
 /* Bytes a second of reading alone, 8 bytes at a time into four chains. */

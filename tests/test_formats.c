@@ -189,6 +189,24 @@ static void refused_descs(void) {
         { "k_fraction", { .arch = SAE_ARCH_TOP_K, .k = 5, .k_fraction = 0.5 } },
         { "k_fraction", { .arch = SAE_ARCH_BATCH_TOP_K, .k = 5, .k_fraction = 1 } },
         { "input_norm", { .arch = SAE_ARCH_STANDARD, .input_norm = (sae_input_norm)3 } },
+        { "gate", { .arch = SAE_ARCH_GATED, .gate = SAE_GATE_NORM } },
+        { "gate", { .arch = SAE_ARCH_TOP_K, .k = 5, .gate = (sae_gate)4 } },
+        { "gate", { .arch = SAE_ARCH_TOP_K, .k = 5, .activation = SAE_ACTIVATION_SIGNED,
+                    .gate = SAE_GATE_NORM } },
+        { "gate_norm", { .arch = SAE_ARCH_BATCH_TOP_K, .k = 5, .gate = SAE_GATE_MIXED,
+                         .gate_norm = -1 } },
+        { "glu", { .arch = SAE_ARCH_MATRYOSHKA, .k = 5, .glu = true } },
+        { "layers", { .arch = SAE_ARCH_STANDARD, .layers = 3 } },
+        { "layers", { .arch = SAE_ARCH_STANDARD, .layers = 8, .output_dim = 12 } },
+        { "layers", { .arch = SAE_ARCH_IDENTITY, .dict_size = 8, .layers = 2 } },
+        { "layer_codes", { .arch = SAE_ARCH_GATED, .layers = 2, .layer_codes = true } },
+        { "over_layers", { .arch = SAE_ARCH_TOP_K, .k = 5, .layers = 2, .over_layers = true } },
+        { "normalizer", { .arch = SAE_ARCH_STANDARD_NEW, .output_dim = 4, .normalizer = true } },
+        { "k is 33", { .arch = SAE_ARCH_TOP_K, .k = 33, .layers = 2, .layer_codes = true,
+                       .over_layers = true } },
+        { "residual_threshold", { .arch = SAE_ARCH_STANDARD, .repeats = true } },
+        { "residual_threshold", { .arch = SAE_ARCH_MATCHING_PURSUIT, .residual_threshold = -1 } },
+        { "MatchingPursuitSAE", { .arch = SAE_ARCH_MATCHING_PURSUIT, .skip = true } },
         { "output_dim", { .arch = SAE_ARCH_STANDARD, .output_dim = 9 } },
         { "output_dim", { .arch = SAE_ARCH_STANDARD_NEW, .output_dim = 9,
                           .input_norm = SAE_INPUT_NORM_LAYER } },
@@ -239,7 +257,12 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
     float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows), *f, *x_hat;
     sae_dictionary *dict = NULL;
     sae_dictionary_desc info;
-    sae_result result = sae_dictionary_load(ctx, NULL, path, &dict);
+    sae_load_desc load;
+    sae_result result;
+    size_t m;
+    memset(&load, 0, sizeof load);
+    load.k = (size_t)sae_json_number(sae_json_get(about, "k"));
+    result = sae_dictionary_load(ctx, load.k ? &load : NULL, path, &dict);
     if (result != SAE_OK && strcmp(common_about_text(about, "expect"), "load") != 0) clear_message();
     else CHECK(result == SAE_OK, "%s: %s", sae_result_name(result), sae_error(ctx));
     if (result != SAE_OK || !x) {
@@ -250,10 +273,11 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
     info = *sae_dictionary_get_desc(dict);
     CHECK(info.activation_dim * rows == count, "d is %d", (int)info.activation_dim);
     CHECK(sae_dictionary_origin(dict)->format != SAE_FORMAT_NONE, "it comes from nowhere");
-    f = (float *)malloc(rows * info.dict_size * sizeof *f);
+    m = sae_dictionary_num_latents(dict);
+    f = (float *)malloc(rows * m * sizeof *f);
     x_hat = (float *)malloc(rows * info.output_dim * sizeof *x_hat);
     CHECK_OK(ctx, sae_forward(dict, x, rows, x_hat, f), (void)0);
-    common_near(ctx, about, folder, "f", f, rows, info.dict_size);
+    common_near(ctx, about, folder, "f", f, rows, m);
     common_near(ctx, about, folder, "x_hat", x_hat, rows, info.output_dim);
     free(f);
     free(x_hat);
@@ -287,7 +311,7 @@ static void array_fixture(const sae_json *about, const char *path) {
 
 /* Some latents of a dictionary are those of the whole, bit for bit. */
 static void ranges_of(const sae_json *about, const char *folder, const char *path) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, false, true, 0, 0, NULL, 0, NULL };
+    sae_load_desc load = { .raw_decoder_norms = true };
     sae_dictionary *all = NULL, *part = NULL;
     size_t m;
     (void)about;
@@ -296,6 +320,7 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
     m = all->desc.dict_size;
     const size_t ranges[][2] = { { 0, 1 }, { m / 3, m / 2 }, { m - 1, 5 }, { m / 2, 0 }, { 0, m } };
     bool needs_all = all->desc.arch == SAE_ARCH_IDENTITY
+                     || all->desc.arch == SAE_ARCH_MATCHING_PURSUIT
                      || all->desc.activation == SAE_ACTIVATION_GROUP_MAX;
     for (size_t i = 0; i < 5; i++) {
         size_t first = ranges[i][0], n = ranges[i][1] ? ranges[i][1] : m, sum = 0;
@@ -314,9 +339,10 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
         CHECK(part->desc.dict_size == n && part->desc.output_dim == all->desc.output_dim,
               "%d latents, want %d", (int)part->desc.dict_size, (int)n);
         CHECK(sae_dictionary_origin(part)->dict_size == m
-                  && sae_dictionary_origin(part)->k == all->desc.k
+                  && sae_dictionary_origin(part)->k == sae_dictionary_origin(all)->k
                   && sae_dictionary_origin(part)->first_latent == first, "another origin");
-        CHECK(part->desc.k == (all->desc.k < n ? all->desc.k : n), "k %d", (int)part->desc.k);
+        size_t most = all->desc.over_layers ? n * all->desc.layers : n;
+        CHECK(part->desc.k == (all->desc.k < most ? all->desc.k : most), "k %d", (int)part->desc.k);
         for (size_t g = 0; g < part->desc.num_groups; g++) sum += part->desc.group_sizes[g];
         CHECK(!part->desc.num_groups == !all->desc.num_groups && (!sum || sum == n), "groups");
         CHECK(!memcmp(part->W_enc, all->W_enc + first * all->ld, n * all->ld * sizeof(float))
@@ -325,6 +351,11 @@ static void ranges_of(const sae_json *about, const char *folder, const char *pat
         CHECK(!memcmp(part->b_enc, all->b_enc + first, n * sizeof(float)), "b_enc");
         CHECK(!all->aux0 || !memcmp(part->aux0, all->aux0 + first, n * sizeof(float)), "aux0");
         CHECK(!all->aux1 || !memcmp(part->aux1, all->aux1 + first, n * sizeof(float)), "aux1");
+        for (size_t l = 0; all->gate && l < (all->desc.layer_codes ? all->desc.layers : 1); l++)
+            CHECK(!memcmp(part->gate + l * n, all->gate + l * m + first, n * sizeof(float)), "gate");
+        CHECK(!all->W_glu || !memcmp(part->W_glu, all->W_glu + first * all->ld,
+                                     n * all->ld * sizeof(float)), "W_glu");
+        CHECK(!all->mean || !memcmp(part->mean, all->mean, all->ld * sizeof(float)), "mean");
         CHECK(!memcmp(part->b_dec, all->b_dec, all->ld_out * sizeof(float)), "b_dec");
         CHECK(!memcmp(&part->threshold, &all->threshold, sizeof(float)), "threshold");
         CHECK(!all->W_skip || !memcmp(part->W_skip, all->W_skip,
@@ -750,7 +781,7 @@ static void memory_of_opening(void) {
 
 int main(void) {
     static const char *const kinds[] = { "saelens", "hub", "sparsify", "openai", "arrays",
-                                         "refuse" };
+                                         "refuse" }; /* test_layers has layouts */
     char root[512];
     if (!(ctx = check_context(1))) return check_end();
     variations();

@@ -162,19 +162,24 @@ static bool same(const sae_dictionary *a, const sae_dictionary *b) {
 static const saei_format *one_file(const char *path, const sae_dictionary *dict, const char **file,
                                    const char **config) {
     const saei_format *format = saei_formats;
-    size_t folder;
+    size_t folder, stem;
     struct stat st;
     while (format->format != dict->origin.format) format++;
     *file = path;
     if (!stat(path, &st) && S_ISDIR(st.st_mode))
-        for (size_t i = 0; i < 2 && format->files[i]; i++) {
+        for (size_t i = 0; i < 4 && format->files[i]; i++) {
             *file = check_path("%s/%s", path, format->files[i]);
             if (check_exists(*file)) break;
         }
     folder = saei_folder_length(*file, strlen(*file));
     *config = format->config ? check_path("%.*s%s", (int)folder, *file, format->config) : NULL;
+    stem = strlen(*file);
+    while (stem > folder && (*file)[stem] != '.') stem--;
+    if (format->config && *format->config == '*')
+        *config = check_path("%.*s%s", (int)stem, *file, format->config + 1);
     if (strstr(*file, "/checkpoints/"))
         *config = check_path("%.*s%s", (int)(folder - 12), *file, format->config);
+    if (*config && !check_exists(*config)) *config = NULL;
     return format;
 }
 

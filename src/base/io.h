@@ -139,6 +139,7 @@ static void saei_names_add(const char *name, void *arg) {
 static void saei_names_free(const sae_context *ctx, saei_names *all) {
     saei_free(ctx, all->names);
     saei_free(ctx, all->text.data);
+    memset(all, 0, sizeof *all);
 }
 
 /* None where nobody can say. */

@@ -210,16 +210,22 @@ static void saei_config_close(saei_load *load) {
     load->config_path = NULL;
 }
 
-/* The config file at load->config_path, or sae_load_desc.config. */
+/* The config file at load->config_path, or sae_load_desc.config, which is YAML where it begins as
+   no JSON does. */
 static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
-    if (load->desc.config && yaml) {
-        load->yaml.data = (const unsigned char *)load->desc.config;
+    const char *text = (const char *)load->desc.config;
+    bool begins = text && load->desc.config_size
+                  && (*text == '#' || (*text >= 'A' && *text <= 'Z')
+                      || (*text >= 'a' && *text <= 'z'));
+    if (text && yaml != begins) return SAE_OK; /* it is another format's */
+    if (text && yaml) {
+        load->yaml.data = (const unsigned char *)text;
         load->yaml.size = load->desc.config_size;
         return SAE_OK;
     }
-    if (load->desc.config)
+    if (text)
         return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
-                               (const char *)load->desc.config, load->desc.config_size,
+                               text, load->desc.config_size,
                                &load->root);
     if (!there) return SAE_OK;
     if (yaml)

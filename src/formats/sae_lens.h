@@ -37,7 +37,8 @@ typedef struct saei_lens_cfg {
 } saei_lens_cfg;
 
 static bool saei_lens_probe(const saei_load *load) {
-    return saei_config_value(load->root, "d_sae") && saei_load_find(load, "W_dec");
+    return saei_config_value(load->root, "d_sae") && !saei_config_value(load->root, "d_model")
+           && saei_load_find(load, "W_dec");
 }
 
 static sae_result saei_lens_arch(const saei_load *load, saei_lens_cfg *cfg) {
