@@ -45,7 +45,9 @@ RESULTS = {0: "SAE_OK", -1: "SAE_ERR_INVALID", -2: "SAE_ERR_MISMATCH", -3: "SAE_
            -4: "SAE_ERR_OUT_OF_MEMORY", -5: "SAE_ERR_NOT_FOUND", -6: "SAE_ERR_IO", -7: "SAE_ERR_FORMAT",
            -8: "SAE_ERR_UNSUPPORTED", -9: "SAE_ERR_END_OF_DATA", -10: "SAE_ERR_CANCELLED", -11: "SAE_ERR_BACKEND"}
 ARCHS = {"AutoEncoder": 1, "AutoEncoderNew": 2, "GatedAutoEncoder": 3, "AutoEncoderTopK": 4,
-         "BatchTopKSAE": 5, "MatryoshkaBatchTopKSAE": 6, "JumpReluAutoEncoder": 7, "IdentityDict": 8}
+         "BatchTopKSAE": 5, "MatryoshkaBatchTopKSAE": 6, "JumpReluAutoEncoder": 7, "IdentityDict": 8,
+         "MatchingPursuitSAE": 9}
+CLT_KINDS = {"clt": 1, "crosscoder": 2, "transcoder_set": 3}
 RULES = {"default": 0, "top_k": 1, "threshold": 2}
 STEER_MODES = {"add": 1, "set": 2, "scale": 3, "ablate": 4}
 DTYPES = {"float32": 1, "float16": 2, "bfloat16": 3}
@@ -78,7 +80,11 @@ class sae_dictionary_desc(ctypes.Structure):
                 ("k", c_size_t), ("group_sizes", c_size_t * MAX_GROUPS), ("num_groups", c_size_t),
                 ("subtract_b_dec", c_bool), ("seed", c_uint64), ("no_b_dec_subtraction", c_bool),
                 ("activation", c_int), ("k_fraction", c_double), ("input_norm", c_int),
-                ("output_normalized", c_bool), ("output_dim", c_size_t), ("skip", c_bool)]
+                ("output_normalized", c_bool), ("output_dim", c_size_t), ("skip", c_bool),
+                ("gate", c_int), ("gate_norm", c_double), ("gate_norm_sum", c_double),
+                ("glu", c_bool), ("layers", c_size_t), ("normalizer", c_bool),
+                ("layer_codes", c_bool), ("over_layers", c_bool), ("residual_threshold", c_double),
+                ("max_iterations", c_size_t), ("repeats", c_bool)]
 
 
 class sae_sparse(ctypes.Structure):
@@ -173,7 +179,7 @@ class sae_evaluate_desc(ctypes.Structure):
 class sae_load_desc(ctypes.Structure):
     _fields_ = [("arch", c_int), ("k", c_size_t), ("raw", c_bool), ("raw_decoder_norms", c_bool),
                 ("first_latent", c_size_t), ("num_latents", c_size_t), ("config", c_char_p),
-                ("config_size", c_size_t), ("name", c_char_p)]
+                ("config_size", c_size_t), ("name", c_char_p), ("input_scale", c_double)]
 
 
 class sae_origin(ctypes.Structure):
@@ -185,6 +191,12 @@ class sae_origin(ctypes.Structure):
                 ("dict_size", c_size_t), ("k", c_size_t), ("first_latent", c_size_t)]
 
 
+class sae_clt_desc(ctypes.Structure):
+    _fields_ = [("kind", c_int), ("layers", c_size_t), ("activation_dim", c_size_t),
+                ("dict_size", c_size_t), ("arch", c_int), ("activation", c_int), ("k", c_size_t),
+                ("over_layers", c_bool), ("gate", c_bool), ("most", c_size_t)]
+
+
 class sae_export_desc(ctypes.Structure):
     _fields_ = [("format", c_int), ("origin", POINTER(sae_origin)),
                 ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
@@ -194,7 +206,7 @@ STRUCTS = [sae_allocator, sae_logger, sae_pool, sae_context_desc,
            sae_dictionary_desc, sae_sparse,
            sae_steering, sae_trainer_desc, sae_hyperparameter, sae_stats, sae_source_desc,
            sae_buffer_desc, sae_progress, sae_train_desc, sae_metrics, sae_evaluate_desc,
-           sae_load_desc, sae_origin, sae_export_desc]
+           sae_load_desc, sae_origin, sae_clt_desc, sae_export_desc]
 
 # ---- the library and its context ------------------------------------------------------------------
 
@@ -206,6 +218,7 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_dictionary_create": (c_int, [c_void_p, POINTER(sae_dictionary_desc), POINTER(c_void_p)]),
     "sae_dictionary_destroy": (None, [c_void_p]),
     "sae_dictionary_get_desc": (POINTER(sae_dictionary_desc), [c_void_p]),
+    "sae_dictionary_num_latents": (c_size_t, [c_void_p]),
     "sae_dictionary_set_rule": (c_int, [c_void_p, c_int]),
     "sae_dictionary_set_active_groups": (c_int, [c_void_p, c_size_t]),
     "sae_dictionary_threshold": (c_float, [c_void_p]),
@@ -218,6 +231,14 @@ _FUNCTIONS = {  # name: result, arguments
     "sae_dictionary_save": (c_int, [c_void_p, c_char_p]),
     "sae_dictionary_origin": (POINTER(sae_origin), [c_void_p]),
     "sae_dictionary_export": (c_int, [c_void_p, POINTER(sae_export_desc), c_char_p]),
+    "sae_clt_recognize": (c_bool, [c_void_p, c_char_p]),
+    "sae_clt_open": (c_int, [c_void_p, POINTER(sae_load_desc), c_char_p, POINTER(c_void_p)]),
+    "sae_clt_close": (None, [c_void_p]),
+    "sae_clt_get_desc": (POINTER(sae_clt_desc), [c_void_p]),
+    "sae_clt_origin": (POINTER(sae_origin), [c_void_p]),
+    "sae_clt_encode": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p]),
+    "sae_clt_forward": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p, c_void_p]),
+    "sae_clt_decoder_row": (c_bool, [c_void_p, c_size_t, c_size_t, c_size_t, c_void_p]),
     "sae_format_name": (c_char_p, [c_int]),
     "sae_format_from_name": (c_bool, [c_char_p, POINTER(c_int)]),
     "sae_encode": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p]),
@@ -368,17 +389,18 @@ class Dictionary:
     def __init__(self, handle, context):
         self._handle, self._context = handle, context
         self._info = _lib.sae_dictionary_get_desc(handle).contents
-        self._room = self._info.k or min(self._info.dict_size, 256)
+        self._room = self._info.k or min(self.num_latents, 256)
 
     @classmethod
     def load(cls, path, dict_class=None, k=0, raw=False, raw_decoder_norms=False, first_latent=0,
-             num_latents=0):
+             num_latents=0, input_scale=0.0):
         """Opens a folder or file in any format that sae.h reads. raw: the tensors as they are; else
         as the reference's load_dictionary gives them: an AutoEncoder's decoder is brought to norm 1,
         unless raw_decoder_norms. num_latents from first_latent on (0: all that follow): only these are read
-        of a large file."""
+        of a large file. input_scale: the weights are for x times this, which is folded into them."""
         handle = c_void_p()
-        desc = sae_load_desc(_arch(dict_class), k, raw, raw_decoder_norms, first_latent, num_latents)
+        desc = sae_load_desc(_arch(dict_class), k, raw, raw_decoder_norms, first_latent, num_latents,
+                             input_scale=input_scale)
         with _context.lock:
             _context.check(_lib.sae_dictionary_load(_context.handle, byref(desc), os.fsencode(path),
                                                     byref(handle)))
@@ -406,6 +428,9 @@ class Dictionary:
     activation_dim = property(lambda self: self._info.activation_dim)
     output_dim = property(lambda self: self._info.output_dim or self._info.activation_dim)
     dict_size = property(lambda self: self._info.dict_size)
+    layers = property(lambda self: self._info.layers, doc="of a crosscoder; else 1")
+    num_latents = property(lambda self: _lib.sae_dictionary_num_latents(self._handle),
+                           doc="numbers of f: dict_size, or that of each layer with codes of its own")
     k = property(lambda self: self._info.k)
     dict_class = property(lambda self: next(n for n, v in ARCHS.items() if v == self._info.arch))
     threshold = property(lambda self: _lib.sae_dictionary_threshold(self._handle))
@@ -452,9 +477,9 @@ class Dictionary:
         self._context.check(_lib.sae_dictionary_normalize_decoder(self._handle))
 
     def encode(self, x):
-        """f [..., dict_size] of x [..., activation_dim]."""
+        """f [..., num_latents] of x [..., activation_dim]."""
         pointer, n, lead = _rows(x, "x", self.activation_dim)
-        f, out, result = _out(x, lead + (self.dict_size,))
+        f, out, result = _out(x, lead + (self.num_latents,))
         self._context.check(_lib.sae_encode(self._handle, pointer, n, out))
         return result()
 
@@ -469,7 +494,7 @@ class Dictionary:
 
     def encode_sparse(self, x):
         """(row_begin [n+1], latent, value): row r is [row_begin[r]:row_begin[r+1]] of the other two.
-        scipy.sparse.csr_matrix((value, latent, row_begin), shape=(n, dict_size)) takes them."""
+        scipy.sparse.csr_matrix((value, latent, row_begin), shape=(n, num_latents)) takes them."""
         pointer, n, _ = _rows(x, "x", self.activation_dim)
         capacity = n * self._room  # an even share a row, else it takes a second pass
         row_begin = np.zeros(n + 1, np.uintp)
@@ -487,13 +512,13 @@ class Dictionary:
                 capacity = int(needed.group(1))
                 continue
             used = int(row_begin[n])
-            self._room = max(self._room, min(self.dict_size, 8 * (used // max(n, 1) + 1)))
+            self._room = max(self._room, min(self.num_latents, 8 * (used // max(n, 1) + 1)))
             return row_begin.astype(np.int64), latent[:used], value[:used]
 
     def decode(self, f):
-        """x_hat [..., output_dim] of f [..., dict_size]; of dictionaries that normalise their input or
+        """x_hat [..., output_dim] of f [..., num_latents]; of dictionaries that normalise their input or
         have a skip connection use forward, which knows x."""
-        pointer, n, lead = _rows(f, "f", self.dict_size)
+        pointer, n, lead = _rows(f, "f", self.num_latents)
         x_hat, out, result = _out(f, lead + (self.output_dim,))
         self._context.check(_lib.sae_decode(self._handle, pointer, n, out))
         return result()
@@ -502,7 +527,7 @@ class Dictionary:
         """x_hat of x; with output_features also f, as the reference's forward."""
         pointer, n, lead = _rows(x, "x", self.activation_dim)
         x_hat, out, result = _out(x, lead + (self.output_dim,))
-        f, f_out, f_result = _out(x, lead + (self.dict_size,)) if output_features else (None,) * 3
+        f, f_out, f_result = _out(x, lead + (self.num_latents,)) if output_features else (None,) * 3
         self._context.check(_lib.sae_forward(self._handle, pointer, n, out, f_out))
         return (result(), f_result()) if output_features else result()
 
@@ -538,6 +563,61 @@ class Dictionary:
         with self._context.lock:
             self._context.check(_lib.sae_dictionary_export(self._handle, byref(desc),
                                                            os.fsencode(folder)))
+
+
+class Layers:
+    """A cross-layer transcoder, a crosscoder of its form, or a set of transcoders: rows are layer after
+    layer, x [..., layers * activation_dim], f [..., layers * dict_size]. Its files stay open, mapped."""
+
+    def __init__(self, path, k=0):
+        self._handle, self._context, desc = c_void_p(), _context, sae_load_desc(k=k)
+        with _context.lock:
+            _context.check(_lib.sae_clt_open(_context.handle, byref(desc), os.fsencode(path),
+                                             byref(self._handle)))
+        self._info = _lib.sae_clt_get_desc(self._handle).contents
+
+    def __del__(self):
+        if getattr(self, "_handle", None):
+            _lib.sae_clt_close(self._handle)
+
+    def __repr__(self):
+        return f"<{self.kind} of {self.layers} x {self.activation_dim} -> {self.dict_size}>"
+
+    layers = property(lambda self: self._info.layers)
+    activation_dim = property(lambda self: self._info.activation_dim, doc="of one layer")
+    dict_size = property(lambda self: self._info.dict_size, doc="of one layer")
+    k = property(lambda self: self._info.k)
+    kind = property(lambda self: next(n for n, v in CLT_KINDS.items() if v == self._info.kind))
+
+    def encode(self, x):
+        """f [..., layers * dict_size]."""
+        pointer, n, lead = _rows(x, "x", self.layers * self.activation_dim)
+        f, out, result = _out(x, lead + (self.layers * self.dict_size,))
+        self._context.check(_lib.sae_clt_encode(self._handle, pointer, n, out))
+        return result()
+
+    def forward(self, x):
+        """x_hat [..., layers * activation_dim]."""
+        pointer, n, lead = _rows(x, "x", self.layers * self.activation_dim)
+        x_hat, out, result = _out(x, lead + (self.layers * self.activation_dim,))
+        self._context.check(_lib.sae_clt_forward(self._handle, pointer, n, out, None))
+        return result()
+
+    __call__ = forward
+
+    def decoder_row(self, source, latent, target):
+        """What latent `latent` of layer `source` writes to layer `target`."""
+        row = np.zeros(self.activation_dim, np.float32)
+        if not _lib.sae_clt_decoder_row(self._handle, source, latent, target, row.ctypes.data):
+            raise IndexError(f"no latent {latent} of layer {source}, or no layer {target}")
+        return row
+
+
+def load(path, **how):
+    """A Dictionary, or Layers, whatever path holds."""
+    if _lib.sae_clt_recognize(_context.handle, os.fsencode(path)):
+        return Layers(path, **how)
+    return Dictionary.load(path, **how)
 
 
 def _one_of(table, name, what):
