@@ -40,6 +40,15 @@ static void run_exact(const struct target *t, const char *data, size_t size) {
     runs++;
 }
 
+/* Changes one bit or byte of data, or cuts it short; returns the size it then has. */
+static size_t damage(char *data, size_t size, size_t i, check_rng *rng) {
+    size_t at = (size_t)(check_bits(rng) % size);
+    if (i % 4 == 0) return at;
+    if (i % 4 == 3) at = at % 256 % size; /* headers are in front */
+    data[at] = (char)(i % 8 == 1 ? 0xFF : data[at] ^ 1 << check_bits(rng) % 8);
+    return size;
+}
+
 /* The input, and copies of it cut short and with one bit or byte changed. */
 static void run_input(const struct target *t, const char *path, const char *data, size_t size,
                       size_t damaged) {
@@ -49,14 +58,8 @@ static void run_input(const struct target *t, const char *path, const char *data
     inputs++;
     run_exact(t, data, size);
     for (size_t i = 0; i < damaged && size; i++) {
-        size_t at = (size_t)(check_bits(&rng) % size);
         memcpy(copy, data, size);
-        if (i % 4 == 0) run_exact(t, copy, at);
-        else {
-            if (i % 4 == 3) at = at % 256 % size; /* headers are in front */
-            copy[at] = (char)(i % 8 == 1 ? 0xFF : copy[at] ^ 1 << check_bits(&rng) % 8);
-            run_exact(t, copy, size);
-        }
+        run_exact(t, copy, damage(copy, size, i, &rng));
     }
     free(copy);
 }
@@ -108,6 +111,83 @@ static void walk(const char *folder, size_t damaged) {
     closedir(dir);
 }
 
+/* ---- cross-layer transcoders, of several files ----------------------------------------------- */
+
+static struct { char name[256]; char *data; size_t size; } parts[32];
+static size_t num_parts;
+
+/* The files under folder, all but the arrays that go with a fixture; copies of them under to. */
+static void copy_parts(const char *folder, const char *to) {
+    DIR *dir = opendir(folder);
+    struct dirent *e;
+    mkdir(to, 0777);
+    while (dir && (e = readdir(dir)) != NULL) {
+        const char *path = check_path("%s/%s", folder, e->d_name);
+        const char *copy = check_path("%s/%s", to, e->d_name);
+        struct stat s;
+        if (e->d_name[0] == '.' || strstr(e->d_name, ".npy") || stat(path, &s) != 0) continue;
+        if (S_ISDIR(s.st_mode)) copy_parts(path, copy);
+        else if (num_parts < sizeof parts / sizeof parts[0]) {
+            snprintf(parts[num_parts].name, sizeof parts[0].name, "%s", copy);
+            parts[num_parts].data = check_read(path, &parts[num_parts].size);
+            if (parts[num_parts].data) {
+                fuzz_write(copy, (const uint8_t *)parts[num_parts].data, parts[num_parts].size);
+                num_parts++;
+            }
+        }
+    }
+    if (dir) closedir(dir);
+}
+
+static void run_layers_once(const char *folder, size_t size) {
+    sae_context *ctx = fuzz_context(16 * size, 1);
+    sae_dictionary *dict = NULL;
+    fuzz_folder_layers(ctx, folder);
+    fuzz_limit = ((size_t)1 << 20) + 64 * 16 * size;
+    fuzz_ok(ctx, sae_dictionary_load(ctx, NULL, folder, &dict));
+    sae_dictionary_destroy(dict);
+    sae_context_destroy(ctx);
+    runs++;
+}
+
+/* Every file of the fixture damaged in turn, the others whole. */
+static void run_layers(const char *fixture, size_t damaged) {
+    const char *folder = check_path("%s/layers", check_temp());
+    check_rng rng = { 1 };
+    size_t all = 0;
+    num_parts = 0;
+    fuzz_input = fixture;
+    copy_parts(fixture, folder);
+    for (size_t i = 0; i < num_parts; i++) all += parts[i].size;
+    run_layers_once(folder, all);
+    for (size_t i = 0; i < num_parts; i++) {
+        char *copy = (char *)malloc(parts[i].size + 1);
+        for (size_t k = 0; k < damaged && parts[i].size; k++) {
+            size_t size;
+            memcpy(copy, parts[i].data, parts[i].size);
+            size = damage(copy, parts[i].size, k, &rng);
+            fuzz_write(parts[i].name, (const uint8_t *)copy, size);
+            run_layers_once(folder, all);
+        }
+        fuzz_write(parts[i].name, (const uint8_t *)parts[i].data, parts[i].size);
+        free(copy);
+    }
+    inputs += num_parts;
+    while (num_parts) free(parts[--num_parts].data);
+    check_remove(folder);
+}
+
+static void test_layers(void) {
+    const char *folder = check_path("%s/tests/layers", check_root());
+    DIR *dir = opendir(folder);
+    struct dirent *e;
+    CHECK(dir, "no %s", folder);
+    while (dir && (e = readdir(dir)) != NULL)
+        if (e->d_name[0] != '.') run_layers(check_path("%s/%s", folder, e->d_name), 48);
+    if (dir) closedir(dir);
+    check_remove(check_temp());
+}
+
 int main(int argc, char **argv) {
     char folder[1024];
     for (int i = 1; i < argc; i++) walk(argv[i], 0);
@@ -128,6 +208,11 @@ int main(int argc, char **argv) {
     snprintf(folder, sizeof folder, "%s/tests/fixtures", check_root());
     walk(folder, 64);
     CHECK(inputs >= 50, "only %zu inputs under %s", inputs, folder);
+    snprintf(folder, sizeof folder, "%s/tests/formats/layouts", check_root());
+    walk(folder, 24);
+    snprintf(folder, sizeof folder, "%s/tests/layers", check_root());
+    walk(folder, 24);
+    test_layers();
     snprintf(folder, sizeof folder, "%s/fixtures", check_shared());
     if (check_exists(folder)) walk(folder, 12);
     else SKIP("%s is not there: only tests/fixtures were run", folder);

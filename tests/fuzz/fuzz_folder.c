@@ -1,6 +1,6 @@
-/* Fuzzes sae_dictionary_load on a folder, and, where it opens, inference and opening some latents. The input is a letter (the
-   file names: see the table), the length of the config in decimal, a new line, the config, the
-   weights. Seeds: folders with a config and weights, written so by run.sh. */
+/* Fuzzes sae_dictionary_load and sae_clt_open on a folder, and, where it opens, inference and opening
+   some latents. The input is a letter (the file names: see the table), the length of the config in
+   decimal, a new line, the config, the weights. Seeds: folders with a config and weights, written so by run.sh. */
 #include "fuzz.h"
 
 static const char *const fuzz_folder_files[][2] = {
@@ -11,13 +11,24 @@ static const char *const fuzz_folder_files[][2] = {
     { "config.json", "params.safetensors" },    /* e */
     { "config.json", "params.npz" },            /* f */
     { "hyperparams.json", "checkpoints/final.safetensors" }, /* g */
+    { "config.yaml", "layer_0.safetensors" },   /* h */
+    { "config.json", "sae_weights.safetensors" }, /* i */
+    { "config.json", "sae_weights.pt" },        /* j */
+    { "config.json", "model.safetensors" },     /* k */
+    { "config.json", "model.pt" },              /* l */
+    { "cfg.json", "cc_weights.pt" },            /* m */
+    { "config.json", "layer0.sae.pt" },         /* n */
+    { "a_cfg.json", "a.pt" },                   /* o */
+    { "clt_cfg.json", "clt_weights.safetensors" },  /* p */
+    { "config.json", "params_layer_0.safetensors" }, /* q */
+    { "W_enc_0.safetensors", "W_dec_0.safetensors" }, /* r */
 };
 
 /* Encodes, and decodes, three rows: as many as catch a tile's end. */
 static void fuzz_folder_use(const sae_dictionary *dict) {
     enum { ROWS = 3 };
     sae_dictionary_desc info = *sae_dictionary_get_desc(dict);
-    size_t d = info.activation_dim, m = info.dict_size, d_out = info.output_dim;
+    size_t d = info.activation_dim, m = sae_dictionary_num_latents(dict), d_out = info.output_dim;
     float *x, *f, *x_hat;
     if (d > 4096 || d_out > 4096 || m > 65536 || d * m > 1 << 20) return;
     x = (float *)malloc(ROWS * d * sizeof *x);
@@ -29,6 +40,32 @@ static void fuzz_folder_use(const sae_dictionary *dict) {
     free(x);
     free(f);
     free(x_hat);
+}
+
+/* A cross-layer transcoder in the folder: three rows of it. */
+static void fuzz_folder_layers(sae_context *ctx, const char *folder) {
+    enum { ROWS = 3 };
+    sae_clt *clt = NULL;
+    size_t d, m;
+    float *x, *f, *x_hat;
+    if (!fuzz_ok(ctx, sae_clt_open(ctx, NULL, folder, &clt))) {
+        FUZZ_REQUIRE(!clt);
+        return;
+    }
+    d = sae_clt_get_desc(clt)->layers * sae_clt_get_desc(clt)->activation_dim;
+    m = sae_clt_get_desc(clt)->layers * sae_clt_get_desc(clt)->dict_size;
+    if (d <= 4096 && m <= 65536 && d * m <= 1 << 20) {
+        x = (float *)malloc(ROWS * d * sizeof *x);
+        x_hat = (float *)malloc(ROWS * d * sizeof *x);
+        f = (float *)malloc(ROWS * m * sizeof *f);
+        for (size_t i = 0; i < ROWS * d; i++) x[i] = (float)(i % 7) - 3;
+        fuzz_limit = (size_t)64 << 20;
+        fuzz_ok(ctx, sae_clt_forward(clt, x, ROWS, x_hat, f));
+        free(x);
+        free(f);
+        free(x_hat);
+    }
+    sae_clt_close(clt);
 }
 
 /* The middle third of its m latents. */
@@ -69,6 +106,8 @@ FUZZ(folder) {
         fuzz_folder_part(ctx, folder, sae_dictionary_get_desc(dict)->dict_size);
     }
     sae_dictionary_destroy(dict);
+    fuzz_limit = ((size_t)1 << 20) + 64 * 16 * size;
+    if (sae_clt_recognize(ctx, folder)) fuzz_folder_layers(ctx, folder);
     sae_context_destroy(ctx);
     unlink(config);
     unlink(weights);

@@ -11,7 +11,7 @@ seconds=${1:-60}
 names=${*:-zip safetensors npy gguf json folder}
 cc=${FUZZ_CC:-clang}
 command -v "$cc" > /dev/null || { echo "SKIPPED: $cc is not installed, libFuzzer needs it"; exit 0; }
-sources="tests/fixtures tests/formats"
+sources="tests/fixtures tests/formats tests/layers"
 [ -d ../shared/fixtures ] && sources="$sources ../shared/fixtures"
 [ -d shared/fixtures ] && sources="$sources shared/fixtures"
 mkdir -p build/fuzz
@@ -58,6 +58,17 @@ seed_folders d cfg.json sae.safetensors
 seed_folders e config.json params.safetensors
 seed_folders f config.json params.npz
 seed_folders g hyperparams.json checkpoints/final.safetensors
+seed_folders h config.yaml layer_0.safetensors
+seed_folders i config.json sae_weights.safetensors
+seed_folders j config.json sae_weights.pt
+seed_folders k config.json model.safetensors
+seed_folders l config.json model.pt
+seed_folders m cfg.json cc_weights.pt
+seed_folders n config.json layer0.sae.pt
+seed_folders o a_cfg.json a.pt
+seed_folders p clt_cfg.json clt_weights.safetensors
+seed_folders q config.json params_layer_0.safetensors
+seed_folders r W_enc_0.safetensors W_dec_0.safetensors
 
 found=0
 for name in $names; do
