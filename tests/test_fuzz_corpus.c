@@ -113,7 +113,7 @@ static void walk(const char *folder, size_t damaged) {
 
 /* ---- cross-layer transcoders, of several files ----------------------------------------------- */
 
-static struct { char name[256]; char *data; size_t size; } parts[32];
+static struct { char name[1024]; char *data; size_t size; } parts[32];
 static size_t num_parts;
 
 /* The files under folder, all but the arrays that go with a fixture; copies of them under to. */
@@ -122,9 +122,10 @@ static void copy_parts(const char *folder, const char *to) {
     struct dirent *e;
     mkdir(to, 0777);
     while (dir && (e = readdir(dir)) != NULL) {
-        const char *path = check_path("%s/%s", folder, e->d_name);
-        const char *copy = check_path("%s/%s", to, e->d_name);
+        char path[1024], copy[1024];
         struct stat s;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        snprintf(copy, sizeof copy, "%s/%s", to, e->d_name);
         if (e->d_name[0] == '.' || strstr(e->d_name, ".npy") || stat(path, &s) != 0) continue;
         if (S_ISDIR(s.st_mode)) copy_parts(path, copy);
         else if (num_parts < sizeof parts / sizeof parts[0]) {
