@@ -17496,6 +17496,9 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
                               "no number of latents from 1 to %d",
                               INT32_MAX);
     desc->dict_size = latents;
+    if (strcmp(name, "batchtopk") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with batch "
+                              "top-k, which sae_clt_open opens");
     if (strcmp(name, "groupmax") == 0) desc->activation = SAE_ACTIVATION_GROUP_MAX;
     else if (activation && strcmp(name, "topk") != 0)
         return saei_config_refused(load, "activation", activation, "topk, groupmax");
@@ -18047,6 +18050,9 @@ static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
     load->config = load->root;
     type = saei_config_text(load->root, "sae_type");
     if (type && strcmp(type, "crosscoder") == 0) return saei_scopium_crosscoder(load, out);
+    if (type && strcmp(type, "clt") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder (sae_type in "
+                              "config.json is clt), which sae_clt_open opens");
     if (!type || strcmp(type, "sae") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
                               "are sae, crosscoder, clt",

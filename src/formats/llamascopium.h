@@ -332,6 +332,9 @@ static sae_result saei_scopium_read(saei_load *load, sae_dictionary **out) {
     load->config = load->root;
     type = saei_config_text(load->root, "sae_type");
     if (type && strcmp(type, "crosscoder") == 0) return saei_scopium_crosscoder(load, out);
+    if (type && strcmp(type, "clt") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder (sae_type in "
+                              "config.json is clt), which sae_clt_open opens");
     if (!type || strcmp(type, "sae") != 0)
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "sae_type in config.json is %s, allowed "
                               "are sae, crosscoder, clt",

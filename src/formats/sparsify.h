@@ -30,6 +30,9 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
                               "no number of latents from 1 to %d",
                               INT32_MAX);
     desc->dict_size = latents;
+    if (strcmp(name, "batchtopk") == 0)
+        return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a transcoder of clt-training with batch "
+                              "top-k, which sae_clt_open opens");
     if (strcmp(name, "groupmax") == 0) desc->activation = SAE_ACTIVATION_GROUP_MAX;
     else if (activation && strcmp(name, "topk") != 0)
         return saei_config_refused(load, "activation", activation, "topk, groupmax");
