@@ -162,7 +162,7 @@ static bool write_file(const char *path) {
 int main(void) {
     sae_context *ctx = check_context(1);
     const char *path = check_path("%s/params.npz", check_temp());
-    sae_load_desc some = { SAE_ARCH_DEFAULT, 0, false, false, FIRST, COUNT, NULL, 0, NULL };
+    sae_load_desc some = { SAE_ARCH_DEFAULT, 0, false, false, FIRST, COUNT, NULL, 0, NULL, 0 };
     sae_dictionary *dict = NULL;
     sae_tensor_file *file = NULL;
     double before = peak();
