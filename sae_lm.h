@@ -12,9 +12,9 @@
     WHAT IT DOES
         Opens a folder as transformers writes it: config.json, model.safetensors (or its shards by
         model.safetensors.index.json, or an old pytorch_model.bin), tokenizer.json; float16,
-        bfloat16, float32 or float64. Runs batches of contexts, shows and lets change the
-        activations at any submodule, gives logits and next-token losses. Byte-level BPE, encode and
-        decode.
+        bfloat16, float32 or float64. Or a .gguf as llama.cpp has it, also of blocks (Q4_K, ...).
+        Runs batches of contexts, shows and lets change the activations at any submodule, gives
+        logits and next-token losses. BPE of bytes and of SentencePiece, encode and decode.
 
     WHAT IT DOES NOT
         No training, no padding on the left. Nothing is printed, no global state, no exit; errors

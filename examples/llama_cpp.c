@@ -1,7 +1,7 @@
 /*  llama.cpp as the engine: trains a dictionary on what a node of its graph holds, or steers there.
 
         make llama LLAMA=DIR            DIR: llama.cpp, built; or an installed libllama without it
-        build/llama_cpp train MODEL.gguf l_out-3 TEXT.txt OUT
+        build/llama_cpp train MODEL.gguf l_out-3 TEXT.txt OUT [STEPS]
         build/llama_cpp rows MODEL.gguf l_out-3 TEXT.txt ROWS.npy
         build/llama_cpp steer MODEL.gguf l_out-3 DICTIONARY FEATURE=VALUE PROMPT
 
@@ -88,7 +88,7 @@ static sae_result rewind_rows(void *user) {
     return SAE_OK;
 }
 
-static sae_result train(sae_context *ctx, engine *e, const char *out) {
+static sae_result train(sae_context *ctx, engine *e, const char *out, const char *steps) {
     sae_trainer_desc trainer = { .kind = SAE_TRAINER_TOP_K, .k = 16 };
     sae_train_desc desc = { 0 };
     trainer.dict_size = 8 * e->dim;
@@ -98,7 +98,7 @@ static sae_result train(sae_context *ctx, engine *e, const char *out) {
     desc.buffer.source.dim = e->dim;
     desc.trainers = &trainer;
     desc.num_trainers = 1;
-    desc.steps = STEPS;
+    desc.steps = steps ? strtoull(steps, NULL, 10) : STEPS;
     desc.save_dir = out;
     desc.flat = true;
     return sae_train(ctx, &desc);
@@ -169,12 +169,14 @@ int main(int argc, char **argv) {
     static char text[1 << 22];
     bool steer = argc == 7 && strcmp(argv[1], "steer") == 0;
     bool rows = argc == 6 && strcmp(argv[1], "rows") == 0;
+    bool trains = (argc == 6 || argc == 7) && strcmp(argv[1], "train") == 0;
     size_t size = 0;
     FILE *f;
     sae_context *ctx;
     sae_result result;
-    if (!steer && !rows && !(argc == 6 && strcmp(argv[1], "train") == 0)) {
-        fprintf(stderr, "usage: llama_cpp train|rows MODEL.gguf NODE TEXT.txt OUT\n"
+    if (!steer && !rows && !trains) {
+        fprintf(stderr, "usage: llama_cpp train MODEL.gguf NODE TEXT.txt OUT [STEPS]\n"
+                        "       llama_cpp rows MODEL.gguf NODE TEXT.txt OUT.npy\n"
                         "       llama_cpp steer MODEL.gguf NODE DICTIONARY FEATURE=VALUE PROMPT\n");
         return 2;
     }
@@ -186,7 +188,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "llama_cpp: %s does not load, or the text has no tokens\n", argv[2]);
         return 1;
     }
-    if (!steer) result = rows ? save_rows(ctx, &e, argv[5]) : train(ctx, &e, argv[5]);
+    if (rows) result = save_rows(ctx, &e, argv[5]);
+    else if (trains) result = train(ctx, &e, argv[5], argc == 7 ? argv[6] : NULL);
     else {
         const char *value = strchr(argv[5], '=');
         int prompt = e.count;

@@ -3,6 +3,7 @@
 
     python3 tests/make_gguf_model.py FOLDER OUT.gguf [native|f32|f16|q8_0]     one model; native: in the folder's own type
     python3 tests/make_gguf_model.py                                           tests/lm/gguf, read by tests/test_lm_gguf.c
+    python3 tests/make_gguf_model.py random llama|gemma FOLDER                 a folder of random numbers, for tests/llama.sh
 
 What the converter leaves out and a folder may say otherwise than published models do (a scale of the scores, windows)
 is written under the keys that other architectures have for it."""
@@ -18,7 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "lm", "gguf")
 ARCHS = dict(gpt_neox="gptneox", gpt2="gpt2", llama="llama", mistral="llama", mixtral="llama", qwen2="qwen2", qwen3="qwen3",
              qwen3_moe="qwen3moe", gemma="gemma", gemma2="gemma2", gemma3_text="gemma3", gemma3="gemma3")
-PRE = dict(gptneox="olmo", gpt2="gpt-2", llama="llama-bpe", qwen2="qwen2", qwen3="qwen2", qwen3moe="qwen2")
+PRE = dict(gptneox="olmo", gpt2="gpt-2", llama="llama-bpe", qwen2="qwen2", qwen3="qwen2", qwen3moe="qwen2", gemma="gpt-2")
 LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
          "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
          "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
@@ -258,6 +259,41 @@ def convert(folder, out, kind="native", fuse=False, types=None, **split):
     finish(w)
 
 
+# ---- folders of random numbers ----
+
+def write(folder, config, tensors):
+    header, data = {}, b""
+    for name, x in tensors.items():
+        header[name] = dict(dtype="F32", shape=list(x.shape), data_offsets=[len(data), len(data) + x.nbytes])
+        data += x.astype("<f4").tobytes()
+    header = json.dumps(header).encode()
+    header += b" " * (-len(header) % 8)
+    open(os.path.join(folder, "model.safetensors"), "wb").write(struct.pack("<Q", len(header)) + header + data)
+    json.dump(config, open(os.path.join(folder, "config.json"), "w"), indent=1)
+
+
+def random(kind, folder):
+    """Llama or Gemma with the tokenizer of examples/model."""
+    rng = np.random.default_rng(12)
+    os.makedirs(folder, exist_ok=True)
+    tokens = os.path.join(HERE, "..", "examples", "model", "tokenizer.json")
+    vocab = len(json.load(open(tokens, encoding="utf-8"))["model"]["vocab"])
+    c = dict(model_type=kind, vocab_size=vocab, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-6, rope_theta=1e4,
+             tie_word_embeddings=kind == "gemma", hidden_act="gelu_pytorch_tanh" if kind == "gemma" else "silu")
+    at = {"model.embed_tokens": (vocab, 64), "model.norm": (64,)}
+    if kind == "llama":
+        at["lm_head"] = (vocab, 64)
+    for i in range(3):
+        p = f"model.layers.{i}."
+        at.update({p + "input_layernorm": (64,), p + "post_attention_layernorm": (64,), p + "self_attn.q_proj": (64, 64),
+                   p + "self_attn.k_proj": (32, 64), p + "self_attn.v_proj": (32, 64), p + "self_attn.o_proj": (64, 64),
+                   p + "mlp.gate_proj": (96, 64), p + "mlp.up_proj": (96, 64), p + "mlp.down_proj": (64, 96)})
+    write(folder, c, {n + ".weight": (rng.standard_normal(s) / 8 + (len(s) == 1 and kind == "llama")).astype(np.float32)
+                      for n, s in at.items()})
+    open(os.path.join(folder, "tokenizer.json"), "wb").write(open(tokens, "rb").read())
+
+
 # ---- fixtures ----
 
 def blocks():
@@ -285,14 +321,7 @@ def blocks():
     for name, n in [("model.norm", 32), (p + "input_layernorm", 32), (p + "post_attention_layernorm", 32),
                     (p + "self_attn.q_norm", 32), (p + "self_attn.k_norm", 32)]:
         at[name + ".weight"] = (1 + rng.standard_normal(n) / 4).astype(np.float32)
-    header, data = {}, b""
-    for name, x in at.items():
-        header[name] = dict(dtype="F32", shape=list(x.shape), data_offsets=[len(data), len(data) + x.nbytes])
-        data += x.astype("<f4").tobytes()
-    header = json.dumps(header).encode()
-    header += b" " * (-len(header) % 8)
-    open(os.path.join(folder, "model.safetensors"), "wb").write(struct.pack("<Q", len(header)) + header + data)
-    json.dump(config, open(os.path.join(folder, "config.json"), "w"), indent=1)
+    write(folder, config, at)
     convert(folder, os.path.join(OUT, "blocks.gguf"), types=types)
 
 
@@ -357,6 +386,8 @@ def fixtures():
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         fixtures()
+    elif len(sys.argv) == 4 and sys.argv[1] == "random":
+        random(*sys.argv[2:])
     elif len(sys.argv) in (3, 4):
         convert(*sys.argv[1:])
     else:

@@ -635,7 +635,7 @@ static void truncated(sae_context *ctx) {
         CHECK(data && size > 50 && size < 20000, "%s has %d bytes", whole, (int)size);
         for (size_t n = 0; data && n < size; n++) {
             sae_tensor_file *file = NULL;
-            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0, NULL, 0, NULL };
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0, NULL, 0, NULL, 0 };
             sae_result result;
             check_write(cut, data, n);
             sae_context_fail(ctx, SAE_OK, "%s", "");
@@ -654,7 +654,7 @@ static void truncated(sae_context *ctx) {
         }
         /* one byte changed: refused or opened, never a crash */
         for (size_t n = 0; data && n < size; n++) {
-            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0, NULL, 0, NULL };
+            sae_load_desc load = { SAE_ARCH_TOP_K, 0, false, false, 0, 0, NULL, 0, NULL, 0 };
             sae_tensor_file *file = NULL;
             data[n] = (char)(data[n] ^ 0x5a);
             check_write(cut, data, size);
@@ -849,7 +849,7 @@ static sae_result op_resume(sae_context *ctx) {
     return sae_train(ctx, &d);
 }
 static sae_result op_evaluate(sae_context *ctx) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
     sae_trainer_desc s = common_trainer(op_kind, D, M, B, 20);
     sae_evaluate_desc e;
     sae_dictionary *dict;

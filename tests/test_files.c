@@ -52,7 +52,7 @@ static void round_trips(void) {
             if (dd.k) dict->threshold = 0.125f + 1e-7f;
             for (size_t e = 0; e < 2; e++) {
                 const char *path = check_path("%s/ae.%s", check_temp(), endings[e]);
-                sae_load_desc load = { dd.arch, 0, true, false, 0, 0, NULL, 0, NULL };
+                sae_load_desc load = { dd.arch, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
                 CHECK_OK(ctx, sae_dictionary_save(dict, path), continue);
                 CHECK(!check_exists(check_path("%s.tmp", path)), "the temporary stays");
                 CHECK_OK(ctx, sae_dictionary_load(ctx, &load, path, &back), continue);
@@ -222,7 +222,7 @@ static void instruction_sets(void) {
                  (void)0);
         data = check_read(check_path("%s/set.safetensors", check_temp()), &size);
         for (size_t s = 0; data && s < COMMON_SETS; s++) {
-            sae_load_desc load = { desc.arch, 0, true, false, 0, 0, NULL, 0, NULL };
+            sae_load_desc load = { desc.arch, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
             sae_context_desc with;
             sae_context *own = NULL;
             memset(&with, 0, sizeof with);
@@ -261,7 +261,7 @@ static void instruction_sets(void) {
 static void checksums(void) {
     sae_dictionary_desc desc;
     sae_dictionary *dict, *back = NULL;
-    sae_load_desc part = { SAE_ARCH_JUMP_RELU, 0, true, false, 100, 20, NULL, 0, NULL };
+    sae_load_desc part = { SAE_ARCH_JUMP_RELU, 0, true, false, 100, 20, NULL, 0, NULL, 0 };
     const char *path = check_path("%s/sum.pt", check_temp()), *names[] = { "W_enc", "W_dec" };
     static unsigned char bytes[1000];
     saei_crc_table table;
@@ -332,7 +332,7 @@ static void dictionary_fixture(const sae_json *about, const char *folder, const 
     size_t count, rows;
     float *x = check_tensor(ctx, check_path("%s/x.npy", folder), NULL, &count, &rows);
     for (size_t w = 0; x && w < 4; w++) {
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false, 0, 0, NULL, 0, NULL };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, ways[w].raw, false, 0, 0, NULL, 0, NULL, 0 };
         const char *f_name = check_path("f%s", ways[w].suffix);
         const char *x_name = check_path("x_hat%s", ways[w].suffix);
         sae_dictionary *dict = NULL;
@@ -415,7 +415,7 @@ static void ours(void) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const char *folder = check_path("%s/tests/fixtures/ours_%s", check_root(), names[i]);
         const char *path = check_path("%s/ae.pt", check_temp());
-        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL };
+        sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
         sae_dictionary *dict;
         size_t want_size = 0, size = 0;
         char *want, *got;

@@ -116,7 +116,7 @@ static void trace_close(trace *t) { sae_json_close(t->root); }
 static void oracle_run(const sae_trainer_desc *s, const float *x, const float *y, const trace *t) {
     size_t d = s->activation_dim, m = s->dict_size, n = s->batch_size, at = 0;
     double *xd = oracle_doubles(n * d), *yd = oracle_doubles(n * d);
-    sae_load_desc load = { common_arch(s), s->k, true, false, 0, 0, NULL, 0, NULL };
+    sae_load_desc load = { common_arch(s), s->k, true, false, 0, 0, NULL, 0, NULL, 0 };
     common_block blocks[6];
     sae_dictionary *dict;
     oracle o;
@@ -152,7 +152,7 @@ end:
 
 /* Inference and evaluation of the reference's own dictionary after the last step. */
 static void inference(const char *folder, const sae_trainer_desc *s, bool whole) {
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
     sae_dictionary *dict = NULL;
     const char *forward = check_path("%s/forward.npz", folder);
     float *x, *f, *x_hat, *gf = NULL, *gx = NULL;
@@ -330,7 +330,7 @@ static void loop_case(const char *folder) {
                   1e-4);
     compare_files(check_path("%s/ae.pt", out), check_path("%s/final.safetensors", folder), 1e-4);
     for (size_t i = 0; i < 2; i++) {
-        sae_load_desc load = { common_arch(&s), 0, true, false, 0, 0, NULL, 0, NULL };
+        sae_load_desc load = { common_arch(&s), 0, true, false, 0, 0, NULL, 0, NULL, 0 };
         const char *forward = check_path("%s/forward_%d.npz", folder, (int)save_steps[i]);
         sae_dictionary *dict;
         size_t rows;

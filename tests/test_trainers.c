@@ -207,7 +207,7 @@ static void run(sae_context *ctx, const options *c, size_t d, size_t m, size_t b
     sae_trainer_desc s = common_trainer(c->kind, d, m, batch, STEPS + 1);
     sae_trainer *trainer = NULL;
     sae_dictionary *start = NULL;
-    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL };
+    sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
     const char *path = check_path("%s/start.safetensors", check_temp());
     char name[128];
     float *x = (float *)malloc(batch * d * sizeof *x), *y = (float *)malloc(batch * d * sizeof *y);

@@ -7,10 +7,8 @@
    that every trainer has may be left out: first what the reference writes into config.json, in its
    order; after the + what it leaves out, which is written after all else. */
 
-enum { /* traits that go together here */
-    SAEI_TOP_K_FAMILY = SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN
-                        | SAEI_SCALED
-};
+#define SAEI_TOP_K_FAMILY                                                                          \
+    (SAEI_UNIT | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN | SAEI_SCALED)
 
 static const saei_scheme saei_schemes[] = {
     { SAE_TRAINER_STANDARD, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_CONSTRAINED, saei_grads_standard,
