@@ -61,7 +61,9 @@ def test_layout(folder):
     values.update({f"SAE_STEER_{name.upper()}": value for name, value in sae.STEER_MODES.items()})
     values.update(SAE_MAX_GROUPS=sae.MAX_GROUPS, SAE_F32=sae.DTYPES["float32"],
                   SAE_F16=sae.DTYPES["float16"], SAE_BF16=sae.DTYPES["bfloat16"],
-                  SAE_LOG_WARNING=1)
+                  SAE_LOG_WARNING=1, SAE_CLT_CROSS_LAYER=sae.CLT_KINDS["clt"],
+                  SAE_CLT_CROSSCODER=sae.CLT_KINDS["crosscoder"],
+                  SAE_CLT_SET=sae.CLT_KINDS["transcoder_set"])
     for name, value in values.items():
         lines.append(f'printf("{name} %d\\n", (int){name});')
         mine.append(f"{name} {value}")
@@ -176,6 +178,23 @@ def test_inference(folder):
     check(not view.flags.writeable, "the view can be written")
 
 
+def test_layers(folder):
+    """Fixtures, whose codes and reconstructions lie beside them."""
+    there = os.path.join(ROOT, "tests", "layers", "tracer_clt_relu")
+    x, f, x_hat = (np.load(os.path.join(there, name + ".npy")) for name in ("x", "f", "x_hat"))
+    clt = sae.load(there)
+    check(isinstance(clt, sae.Layers) and (clt.kind, clt.layers) == ("clt", 3), repr(clt))
+    x, f, x_hat = x.reshape(len(x), -1), f.reshape(len(f), -1), x_hat.reshape(len(x_hat), -1)
+    near(clt.encode(x), f, "codes of layers")
+    near(clt.forward(x), x_hat, "reconstruction of layers")
+    check(np.array_equal(clt(x[0]), clt.forward(x)[0]), "one row of layers")
+    check(not clt.decoder_row(2, 0, 1).any() and clt.decoder_row(1, 0, 2).any(), "decoder_row")
+    raises(IndexError, "no latent", clt.decoder_row, 0, clt.dict_size, 0)
+    raises(ValueError, "last size must be 24", clt.encode, np.zeros((2, clt.activation_dim), np.float32))
+    raises(sae.Error, "sae_clt_open", sae.Dictionary.load, there)
+    raises(sae.Error, "no such file", sae.load, os.path.join(folder, "nothing"))
+
+
 def test_errors(folder):
     ae = sae.Dictionary.create("AutoEncoderTopK", 8, 16, k=2)
     x = np.zeros((4, 8), np.float32)
@@ -246,7 +265,7 @@ def test_torch(folder):
 
 
 with tempfile.TemporaryDirectory() as temporary:
-    for test in (test_layout, test_train, test_inference, test_errors, test_torch):
+    for test in (test_layout, test_train, test_inference, test_layers, test_errors, test_torch):
         try:
             test(temporary)
         except Exception:
