@@ -24,8 +24,9 @@
         optimizers, schedules, activation buffer, training loop, evaluation and files. A dictionary
         trained here opens there, and the other way round. The same run gives the same bits for any
         number of threads, any compiler and optimisation level, and after a resume.
-        Opens dictionaries of SAELens, sparsify, Gemma Scope, Llama Scope and openai too, with
-        their numbers, and writes folders that dictionary_learning, SAELens and sparsify open.
+        Opens dictionaries of other programs too, with their numbers: SAELens, sparsify, Gemma
+        Scope, Llama Scope, openai and more (SAE_FORMATS), transcoders and crosscoders among them,
+        and writes folders that dictionary_learning, SAELens and sparsify open.
 
     WHAT IT DOES NOT
         It runs no language model (bring activations, or a callback that makes them), draws no
@@ -70,6 +71,7 @@
         >>api: core  results, context, dictionaries, encode, decode, steer: ten minutes
         >>api: dictionaries in full   parameters read and set, sizes, control vectors
         >>api: files            where files are, formats, export, tensors of any container
+        >>api: cross-layer transcoders  and sets of transcoders, larger than memory: on the files
         >>api: programs with a model  linear layers, threads, errors, JSON
         >>api: schedules        and >>api: trainers, >>api: sessions, >>api: the activation buffer,
                      >>api: the training loop, >>api: metrics: what trains; on the files
@@ -86,6 +88,7 @@
         >>kernels    vector code, the same text for each instruction set
         >>context    sae_context_create
         >>dictionary create, encode, decode, scale, normalise; linear layers
+        >>clt        cross-layer transcoders: encode, decode, from mapped files
         >>steer      latents set, added to, scaled, ablated in place
         >>files      dictionaries of dictionary_learning and of other programs; control vectors
         >>operations a backend's table checked; what stands in for optional operations
