@@ -1,4 +1,5 @@
 #pragma once
+#include "../api/clt.h"
 #include "../tensor/file.h"
 #include "encode.h"
 

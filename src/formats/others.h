@@ -1,4 +1,5 @@
 #pragma once
+#include "../tensor/open.h"
 #include "draft.h"
 
 /* ==== >>files: openai, Qwen-Scope, Goodfire, attention outputs ================================ */
