@@ -87,7 +87,7 @@ build/page_html.h: tools/page.html Makefile | build
 	@printf '0 };\n' >> $@
 
 # Alone: it times the header's insides too.
-build/bench: bench/bench.c bench/linear.h sae.h $(LM) Makefile | build
+build/bench: bench/bench.c bench/linear.h bench/lm.h sae.h $(LM) Makefile | build
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
 
 build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
@@ -142,7 +142,7 @@ build/sae-emu: $(TOOL_CUDA) build/sae_h.o build/emu/sae_cuda.o build/emu/emu.o
 	$(CXX) $(CFLAGS) $(OPENMP) $^ -o $@ $(LDFLAGS) -lm
 
 # bench.c as it is in build/bench, and CUDA beside it; bench-emu only shows that it runs.
-build/emu/bench.o: bench/bench.c bench/linear.h sae.h $(LM) Makefile | build/emu
+build/emu/bench.o: bench/bench.c bench/linear.h bench/lm.h sae.h $(LM) Makefile | build/emu
 	$(COMPILE) -DSAE_CUDA -I. -c $< -o $@
 build/emu/peak.o: bench/peak.cu $(EMU_HEADERS) Makefile | build/emu
 	$(EMU_COMPILE) -x c++ -c $< -o $@

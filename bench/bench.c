@@ -19,8 +19,8 @@
     bandwidth, whichever is more; both are measured in the same process. growth: a TopK step's time
     and the memory it holds, as one of batch, m, d and k doubles. load: opening a dictionary of any
     format, from files that are in the page cache. linear: sae_linear_apply with weights of each
-    type, of one row and of many. lm: a language model's forward pass on random tokens, with all
-    logits, with the losses alone, and without either.
+    type, of one row and of many. lm: a language model's forward pass on random tokens: batches, a
+    prompt, and the tokens behind it one by one.
 
     build/bench-cuda (`make cuda`) has --device cuda: the rows lie on the device, each timed step is
     waited for; ms_stream is the mean of as many steps that are not. Its ops are a step's operations
@@ -668,6 +668,7 @@ static void bench_ops(const options *o) {
 }
 
 #include "linear.h"
+#include "lm.h"
 
 /* ==== growth ================================================================================== */
 
@@ -728,69 +729,6 @@ static void bench_growth(const options *start) {
             free(times);
             free(x);
         }
-}
-
-/* ==== a language model ======================================================================== */
-
-static sae_result take_logits(void *user, const float *logits, size_t first, size_t count) {
-    (void)first;
-    *(double *)user += (double)logits[count - 1];
-    return SAE_OK;
-}
-
-static sae_result take_rows(void *user, float *x, size_t rows, size_t dim) {
-    *(double *)user += (double)x[rows * dim - 1];
-    return SAE_OK;
-}
-
-/* The median pass of o->steps in ms, of every kind in turn. */
-static void bench_lm(const options *o) {
-    static const char *const kinds[] = { "logits", "loss", "hidden" };
-    sae_lm *model;
-    sae_lm_forward_desc run[3];
-    sae_lm_hook hook;
-    size_t n = o->contexts * o->ctx, i, k;
-    int32_t *tokens = (int32_t *)malloc(n * sizeof *tokens);
-    double *times = (double *)malloc(3 * o->steps * sizeof *times), seen = 0;
-    double *loss = (double *)malloc(o->contexts * sizeof *loss);
-    uint32_t state = 1;
-    if (!o->path) die("bench lm MODEL: which model?");
-    if (!tokens || !times || !loss) die("no memory");
-    if (sae_lm_open(ctx, o->path, &model) != SAE_OK) die(sae_error(ctx));
-    for (i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        tokens[i] = (int32_t)((state >> 8) % sae_lm_config_of(model).vocab_size);
-    }
-    memset(run, 0, sizeof run);
-    memset(&hook, 0, sizeof hook);
-    hook.site.module = SAE_LM_FINAL_NORM;
-    hook.call = take_rows;
-    hook.user = &seen;
-    for (k = 0; k < 3; k++) {
-        run[k].tokens = tokens;
-        run[k].contexts = o->contexts;
-        run[k].ctx = o->ctx;
-        run[k].user = &seen;
-    }
-    run[0].logits = take_logits;
-    run[1].loss = loss;
-    run[2].hooks = &hook;
-    run[2].num_hooks = 1;
-    for (i = 0; i < o->warmup + o->steps; i++)
-        for (k = 0; k < 3; k++) {
-            double begun = now_ms();
-            if (sae_lm_forward(model, &run[k]) != SAE_OK) die(sae_error(ctx));
-            if (i >= o->warmup) times[k * o->steps + i - o->warmup] = now_ms() - begun;
-        }
-    printf("{\"impl\": \"sae.h\", \"tokens\": %zu, \"threads\": %d", n, o->threads);
-    for (k = 0; k < 3; k++)
-        printf(", \"%s\": %.1f", kinds[k],
-               (double)n * 1e3 / median(times + k * o->steps, o->steps));
-    printf("}\n");
-    sae_lm_close(model);
-    free(tokens);
-    free(times);
-    free(loss);
 }
 
 /* ==== load ==================================================================================== */
