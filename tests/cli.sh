@@ -234,6 +234,9 @@ for t in $trainers; do
     rm -rf "big_$t" "kill_$t"
 done
 check "some runs were killed" test $killed -ge 5
+status 1 "$SAE" train --data x.npy --trainer top_k --k 6 --dict-size 2000000000 --steps 9 --out huge
+says 'takes .* of memory .* and there are'
+check "refused before it begins" absent huge
 check "a finished run stays" train top_k top_k --resume
 status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 60 --batch 48 --out stop \
     --quiet --backup-steps 5 --save-steps 3 --log /no/such/folder/l.jsonl

@@ -265,6 +265,7 @@ int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, t
     const char *log_failed = NULL;
     size_t i, k, dictionaries = num * descs[0].num_trainers;
     sae_result result;
+    if (check_memory(descs, num) != DONE) return FAILED;
     shown.terminal = isatty(fileno(stderr)) != 0;
     signal(SIGINT, on_interrupt);
     signal(SIGTERM, on_interrupt);
