@@ -1231,7 +1231,7 @@ typedef struct sae_train_desc {
    writes a backup (where backup_steps is set) and returns SAE_ERR_CANCELLED. Same bits after any
    resume. Errors: those of creating, stepping, saving; SAE_ERR_MISMATCH when a backup, or without
    one the finished run in the folder of a trainer, belongs to other settings or data;
-   SAE_ERR_INVALID for trainers whose training diverged into NaN (the message says when);
+   SAE_ERR_INVALID at the first step whose loss is NaN or infinite (of a device: of 32 steps);
    SAE_ERR_END_OF_DATA when the rows end before the steps do, after saving what was trained. A
    backup is save_dir/backup.safetensors, gone once the run is finished; a run without resume
    removes one that an earlier run left, and refuses (SAE_ERR_INVALID) a file of that name that is
@@ -23979,6 +23979,14 @@ SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *t) {
 }
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
 
+/* The last step's loss and its parts, into s; v: all scalars. */
+static void saei_trainer_loss(const sae_trainer *t, double v[SAEI_S_COUNT], sae_stats *s) {
+    t->ops->download(&t->w, v, t->scalars, SAEI_S_COUNT * sizeof *v);
+    t->ops->download(&t->w, &s->sparsity_loss, t->penalty, sizeof(double));
+    s->l2_loss = v[SAEI_S_L2];
+    s->loss = t->scheme->loss(t, v, s);
+}
+
 SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     sae_stats s;
     double v[SAEI_S_COUNT], variance, total;
@@ -23993,11 +24001,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     if (t->n) {
         if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
         t->l0_known = true;
-        t->ops->download(&t->w, v, t->scalars, sizeof v);
-        t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
+        saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
-        s.l2_loss = v[SAEI_S_L2];
-        s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
         t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
@@ -25894,15 +25899,34 @@ static sae_result saei_loop_norm(sae_training *l) {
 
 /* ---- diverged ---- */
 
-/* Fails for a trainer whose last loss or whose parameters are not finite. */
+/* Fails for a trainer whose loss of a step is not finite. */
 static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
-    const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
+    const sae_trainer *t = l->trainers[i];
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
+    if (saei_has_trait(t, SAEI_ANNEALED) && !(fabs(t->now.sparsity_coeff) <= DBL_MAX))
+        return saei_fail(l->ctx, SAE_ERR_INVALID,
+                         "%s: trainer %zu (%s) diverged at step %llu: no latent fired in the steps "
+                         "over which the penalty is scaled anew, so its coefficient is 0 / 0 (a "
+                         "smaller penalty keeps latents alive)", l->who, i,
+                         sae_trainer_name(t->desc.kind), (unsigned long long)stats->step);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
-                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
-                     "finite losses (try a smaller lr than %g)",
-                     l->who, i, sae_trainer_name(d->kind), (unsigned long long)stats->step,
-                     stats->loss, d->lr);
+                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %s, allowed are "
+                     "finite losses (try a smaller lr than %g)", l->who, i,
+                     sae_trainer_name(t->desc.kind), (unsigned long long)stats->step,
+                     stats->loss > 0 ? "infinite" : "NaN", t->desc.lr);
+}
+
+enum { SAEI_LOOP_LOOK = 32 }; /* steps of a device between two looks at the loss, which wait */
+
+/* The same for a step that is not logged: at once where the scalars are the host's. */
+static sae_result saei_loop_check_step(sae_training *l, size_t i) {
+    const sae_trainer *t = l->trainers[i];
+    double v[SAEI_S_COUNT];
+    sae_stats stats;
+    if (!t->ops->host_memory && l->now.step % SAEI_LOOP_LOOK) return SAE_OK;
+    stats.step = (uint64_t)t->now.step - 1;
+    saei_trainer_loss(t, v, &stats);
+    return saei_loop_check_finite(l, i, &stats);
 }
 
 static sae_result saei_loop_check_weights(sae_training *l) {
@@ -26273,7 +26297,11 @@ static sae_result saei_loop_update(sae_training *l, const float *x, const float 
     }
     l->now.step++;
     l->now.rows += n;
-    for (size_t i = 0; log && i < l->num_trainers; i++) {
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        if (!log) {
+            SAEI_TRY(saei_loop_check_step(l, i));
+            continue;
+        }
         SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
         l->desc.log(l->desc.user, i, &stats);
         SAEI_TRY(saei_loop_check_finite(l, i, &stats));

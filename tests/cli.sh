@@ -237,6 +237,11 @@ check "some runs were killed" test $killed -ge 5
 status 1 "$SAE" train --data x.npy --trainer top_k --k 6 --dict-size 2000000000 --steps 9 --out huge
 says 'takes .* of memory .* and there are'
 check "refused before it begins" absent huge
+status 1 "$SAE" train --data x.npy --trainer standard --dict-size 64 --lr 1e12 --batch 48 --steps 2000 --warmup-steps 0 --out nan
+says 'diverged: its loss at step [1-9] is .*smaller lr'
+status 1 "$SAE" train --data x.npy --trainer p_anneal --dict-size 32 --initial-sparsity-penalty 1e4 --p-end 0.5 --anneal-start 10 --lr 0.01 --batch 48 --steps 300 --warmup-steps 10 --sparsity-warmup-steps 10 --out nan
+says 'diverged at step [1-9][0-9]*: no latent fired'
+check "nothing of it is left" absent nan/ae.pt nan/ae.safetensors nan/backup.safetensors
 check "a finished run stays" train top_k top_k --resume
 status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 60 --batch 48 --out stop \
     --quiet --backup-steps 5 --save-steps 3 --log /no/such/folder/l.jsonl
