@@ -71,6 +71,9 @@ void note(const char *format, ...);    /* likewise; nothing is wrong */
 const char *without_function(const char *message);
 
 void *keep_alloc(size_t count, size_t size); /* zeroed, until the program ends; or exits */
+int check_replaceable(const char *path); /* fails where a device, pipe or folder is there */
+/* What is whole takes the place of path, or of what a link of that name leads to. */
+bool replace_file(const char *temporary, const char *path);
 char *joined(const char *folder, const char *name);         /* kept, as the next */
 char *with_ending(const char *path, const char *ending);
 const char *folder_of(const char *path);
