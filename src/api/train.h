@@ -366,7 +366,9 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 
 /* ==== >>api: metrics ========================================================================== */
 
-/* The reference's evaluate(): each the mean over the batches. */
+/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean over
+   layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+   all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \
     X(l1_loss)                      /* mean sum |f| */                                             \
@@ -388,6 +390,8 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
+    double *layers;          /* [layers + 1] or NULL. Of a CrossCoder: mean_nl norm(e_l)^2, then the
+                                frac_variance_explained of each layer; else untouched */
 } sae_evaluate_desc;
 
 /* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
