@@ -3770,6 +3770,16 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
 /* Optional operations that others here do as fast. */
 #define saei_cuda_code_sums NULL
 #define saei_cuda_catch_up NULL
+/* Crosscoders are trained on the CPU alone. */
+#define saei_cuda_center_layers NULL
+#define saei_cuda_layer_errors NULL
+#define saei_cuda_layer_norms NULL
+#define saei_cuda_layer_norm_grad NULL
+#define saei_cuda_weigh_rows NULL
+#define saei_cuda_unweigh NULL
+#define saei_cuda_layer_median NULL
+#define saei_cuda_count_quiet NULL
+#define saei_cuda_layer_resample NULL
 
 SAE_API const sae_backend *sae_cuda_backend(void) {
 #define SAEI_CUDA(result, name, need, parameters, arguments) saei_cuda_##name,
@@ -3782,5 +3792,14 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
 
 #undef saei_cuda_code_sums
 #undef saei_cuda_catch_up
+#undef saei_cuda_center_layers
+#undef saei_cuda_layer_errors
+#undef saei_cuda_layer_norms
+#undef saei_cuda_layer_norm_grad
+#undef saei_cuda_weigh_rows
+#undef saei_cuda_unweigh
+#undef saei_cuda_layer_median
+#undef saei_cuda_count_quiet
+#undef saei_cuda_layer_resample
 
 #endif /* SAE_CUDA_CUH_INCLUDED */

@@ -30,7 +30,10 @@ static const struct {
     { "sparsity_coeff", offsetof(sae_stats, sparsity_coeff) },
     { "ghosts", offsetof(sae_stats, ghosts) },
     { "lr", offsetof(sae_stats, lr) },
-    { "grad_norm", offsetof(sae_stats, grad_norm) }
+    { "grad_norm", offsetof(sae_stats, grad_norm) },
+    { "resampled", offsetof(sae_stats, resampled) },
+    { "k_current_value", offsetof(sae_stats, k_current_value) },
+    { "running_deads", offsetof(sae_stats, running_deads) }
 };
 
 typedef struct training { /* of one place */
@@ -56,13 +59,26 @@ static double stat_value(const sae_stats *s, size_t field) {
     return value;
 }
 
-static void put_log_line(FILE *out, const sae_stats *s, size_t trainer, size_t num_trainers) {
-    size_t i;
+/* The thresholds of a dictionary's layers, where each has its own. */
+static bool layer_thresholds(const sae_dictionary *dict, sae_tensor *t) {
+    return sae_dictionary_get_desc(dict)->layer_codes
+           && sae_dictionary_find_tensor(dict, "threshold", t) == SAE_OK && t->ndim == 1;
+}
+
+static void put_log_line(FILE *out, const sae_stats *s, const sae_dictionary *dict, size_t trainer,
+                         size_t num_trainers) {
+    sae_tensor layers;
+    size_t i, l;
     fprintf(out, "{\"step\": %.0f", (double)s->step);
     if (num_trainers > 1) fprintf(out, ", \"trainer\": %zu", trainer);
     for (i = 0; i < sizeof log_fields / sizeof log_fields[0]; i++) {
         double value = stat_value(s, i);
-        if (isfinite(value)) fprintf(out, ", \"%s\": %.9g", log_fields[i].name, value);
+        if (!strcmp(log_fields[i].name, "threshold") && layer_thresholds(dict, &layers)) {
+            for (l = 0; l < layers.shape[0]; l++)
+                fprintf(out, "%s%.9g", l ? ", " : ", \"threshold\": [",
+                        (double)((const float *)layers.data)[l]);
+            fprintf(out, "]");
+        } else if (isfinite(value)) fprintf(out, ", \"%s\": %.9g", log_fields[i].name, value);
     }
     fprintf(out, "}\n");
 }
@@ -89,7 +105,8 @@ static void on_log(void *user, size_t trainer, const sae_stats *stats) {
     if (t->log_path) {
         if (!t->log && !open_log(t)) t->log_failed = true;
         if (!t->log || t->log_failed) return;
-        put_log_line(t->log, stats, trainer, t->desc->num_trainers);
+        put_log_line(t->log, stats, sae_trainer_dictionary(t->now->trainers[trainer]), trainer,
+                     t->desc->num_trainers);
         if (fflush(t->log) != 0) t->log_failed = true;
     } else if (!tool.quiet) {
         if (shown.drawn) fprintf(stderr, "\r\x1b[K");

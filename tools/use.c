@@ -8,11 +8,20 @@ static void print_metric(const char *name, double value, bool json) {
     else printf("%-30s %.6g\n", name, value);
 }
 
-static void print_metrics(const sae_metrics *m, uint64_t n_rows, bool json) {
+/* layers: of sae_evaluate_desc, of `count` layers; NULL: there are none. */
+static void print_metrics(const sae_metrics *m, const double *layers, size_t count,
+                          uint64_t n_rows, bool json) {
+    char name[64];
+    size_t l;
     if (json) printf("{");
 #define SAE_X(name) print_metric(#name, m->name, json);
     SAE_METRICS(SAE_X)
 #undef SAE_X
+    if (layers) print_metric("mse_loss", layers[0], json);
+    for (l = 0; layers && l < count; l++) {
+        snprintf(name, sizeof name, "cl%zu_frac_variance_explained", l);
+        print_metric(name, layers[1 + l], json);
+    }
     if (json) printf("\"n_rows\": %.0f}\n", (double)n_rows);
     else printf("%-30s %.0f\n", "n_rows", (double)n_rows);
 }
@@ -32,6 +41,7 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     sae_metrics metrics;
     reader rows;
     uint64_t batch;
+    size_t layers = sae_dictionary_get_desc(dict)->layers;
     int status;
     memset(&desc, 0, sizeof desc);
     memset(&rows, 0, sizeof rows);
@@ -54,10 +64,13 @@ static int evaluate(const common *c, sae_dictionary *dict) {
     desc.buffer.batch_size = (size_t)batch;
     desc.buffer.sequential = true;
     desc.batches = c->batches ? c->batches : rows.rows / batch;
+    desc.layers = (double *)keep_alloc(layers + 1, sizeof *desc.layers);
+    desc.layers[0] = -1; /* untouched: no CrossCoder */
     if (sae_evaluate(dict, &desc, &metrics) != SAE_OK) status = fail_library();
     reader_close(&rows);
     if (status != DONE) return status;
-    print_metrics(&metrics, desc.batches * batch, c->json);
+    print_metrics(&metrics, desc.layers[0] < 0 ? NULL : desc.layers, layers, desc.batches * batch,
+                  c->json);
     if (!c->batches && rows.rows % batch && !tool.quiet)
         fail("judged %.0f of %.0f rows: whole batches of %.0f; --batch N",
              (double)(desc.batches * batch), (double)rows.rows, (double)batch);

@@ -385,6 +385,58 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
       (const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy, size_t m, float *param, \
        float *first, float *second), (w, code, lazy, m, param, first, second))
 
+/* Rows of layers: of crosscoders, whose rows are `layers` blocks of equal width, one after the
+   other. A backend without these trains none. Sums along a block are in the dot order over pieces
+   of 256 columns, added in order; those over blocks are in double, ascending. */
+#define SAE_BACKEND_LAYERS(X)                                                                      \
+    /* x_l = (x_l - mean_l) scale[l] in every block */                                             \
+    X(void, center_layers, SAE_OP_OPTIONAL,                                                        \
+      (const sae_work *w, size_t n, size_t layers, const float *mean, const float *scale,          \
+       float *x), (w, n, layers, mean, scale, x))                                                  \
+    /* e = x_hat - y (y NULL: 0), e may be x_hat; u_l = e_l / norm(e_l), 0 where that is 0;        \
+       loss = mean over rows and layers of norm(e_l). squared: u = e, of norm(e_l)^2. only: of     \
+       this block alone, the others of u 0 and of e left alone, and loss is the sum with those of  \
+       the blocks before; all if it is `layers` */                                                 \
+    X(void, layer_errors, SAE_OP_OPTIONAL,                                                         \
+      (const sae_work *w, const float *x_hat, const float *y, size_t n, size_t layers,             \
+       size_t only, bool squared, float *e, float *u, double *loss),                               \
+      (w, x_hat, y, n, layers, only, squared, e, u, loss))                                         \
+    /* out[i] = norm_share norm(W_i) + sum_share sum_l norm(W_il); or norm(W_il) of block `only`,  \
+       if that is one */                                                                           \
+    X(void, layer_norms, SAE_OP_OPTIONAL,                                                          \
+      (const sae_work *w, const float *W, size_t m, size_t layers, size_t only,                    \
+       double norm_share, double sum_share, float *out),                                           \
+      (w, W, m, layers, only, norm_share, sum_share, out))                                         \
+    /* grad_il += coef sums_i (norm_share / norm(W_i) + sum_share / norm(W_il)) W_il */            \
+    X(void, layer_norm_grad, SAE_OP_OPTIONAL,                                                      \
+      (const sae_work *w, const float *W, size_t m, size_t layers, double norm_share,              \
+       double sum_share, const float *sums, float coef, float *grad),                              \
+      (w, W, m, layers, norm_share, sum_share, sums, coef, grad))                                  \
+    /* W_out_i = weight_i W_i, bias_out_i = weight_i bias_i */                                     \
+    X(void, weigh_rows, SAE_OP_OPTIONAL,                                                           \
+      (const sae_work *w, const float *W, const float *bias, const float *weight, size_t m,        \
+       float *W_out, float *bias_out), (w, W, bias, weight, m, W_out, bias_out))                   \
+    /* value /= weight of its latent, where value is not 0 */                                      \
+    X(void, unweigh, SAE_OP_OPTIONAL,                                                              \
+      (const sae_work *w, const float *weight, sae_code *code), (w, weight, code))                 \
+    /* geometric_median of each block; it ends when none moves any more */                         \
+    X(void, layer_median, SAE_OP_OPTIONAL_GUARDED,                                                 \
+      (const sae_work *w, const float *x, size_t n, size_t layers, float *out),                    \
+      (w, x, n, layers, out))                                                                      \
+    /* since[i] = 0 where an entry of latent i has weight_i value > cut (weight NULL: 1), else     \
+       since[i] + 1 */                                                                             \
+    X(void, count_quiet, SAE_OP_OPTIONAL_GUARDED,                                                  \
+      (const sae_work *w, const sae_code *code, const float *weight, float cut, size_t m,          \
+       uint64_t *since), (w, code, weight, cut, m, since))                                         \
+    /* As resample: rows with probability ~ (mean_l norm(e_l))^2, into each block                  \
+         W_enc_l = x_l 0.05 mean norm(W_enc_l) of the living, W_dec_l = x_l / norm(x_l).           \
+       *count = how many */                                                                        \
+    X(void, layer_resample, SAE_OP_OPTIONAL_GUARDED,                                               \
+      (const sae_work *w, const float *x, const float *e, size_t n, size_t layers,                 \
+       const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed, uint64_t step,          \
+       float *const enc[3], float *const dec[3], float *const bias[3], double *count),             \
+      (w, x, e, n, layers, since, threshold, m, seed, step, enc, dec, bias, count))
+
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
     SAE_BACKEND_BATCH(X)                                                                           \
@@ -393,7 +445,8 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     SAE_BACKEND_LATENTS(X)                                                                         \
     SAE_BACKEND_SUMS(X)                                                                            \
     SAE_BACKEND_WEIGHTS(X)                                                                         \
-    SAE_BACKEND_FUSED(X)
+    SAE_BACKEND_FUSED(X)                                                                           \
+    SAE_BACKEND_LAYERS(X)
 
 #define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {

@@ -58,7 +58,11 @@ struct sae_io {
     X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
       "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
     X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
-      "JumpReluTrainer", "TrainerJumpRelu")
+      "JumpReluTrainer", "TrainerJumpRelu")                                                        \
+    X(SAE_TRAINER_CROSSCODER, 10, SAE_ARCH_STANDARD_NEW, "crosscoder",                             \
+      "CrossCoderTrainer", "CrossCoderTrainer")                                                    \
+    X(SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 11, SAE_ARCH_BATCH_TOP_K, "batch_top_k_crosscoder",      \
+      "BatchTopKCrossCoderTrainer", "BatchTopKCrossCoderTrainer")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */

@@ -26,6 +26,16 @@ typedef enum sae_sparsity_function {
     SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
 } sae_sparsity_function;
 
+/* The weight w_i of latent i of a crosscoder, by the norms of its decoder's rows in each layer. */
+typedef enum sae_code_normalization {
+    SAE_CODE_DEFAULT = 0, /* CROSSCODER */
+    SAE_CODE_CROSSCODER,  /* sum_l n_li, n_li = norm(W_dec[i]_l) */
+    SAE_CODE_SAE,         /* norm(W_dec[i]) */
+    SAE_CODE_MIXED,       /* alpha_sae norm(W_dec[i]) + alpha_cc sum_l n_li */
+    SAE_CODE_NONE,        /* 1 */
+    SAE_CODE_DECOUPLED    /* n_li: each layer chooses apart (CROSSCODER: as CROSSCODER) */
+} sae_code_normalization;
+
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
    (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta). */
@@ -78,6 +88,15 @@ typedef struct sae_trainer_desc {
     /* written into config.json, for other programs */
     const char *lm_name, *submodule_name, *wandb_name;
     int64_t layer;                   /* counted from 0, which is the default; -1: of no layer */
+    /* CROSSCODER, BATCH_TOP_K_CROSSCODER: rows are of num_layers layers, one after the other, and
+       activation_dim counts all of their columns (in config.json those of one) */
+    size_t num_layers;               /* required */
+    sae_code_normalization code_normalization; /* CROSSCODER */
+    double code_normalization_alpha_sae; /* MIXED: 1 */
+    double code_normalization_alpha_cc;  /* MIXED: 0.1 */
+    bool use_mse_loss;               /* CROSSCODER: mean norm(e_l)^2 in place of mean norm(e_l) */
+    size_t k_max;                    /* BATCH_TOP_K_CROSSCODER: k is k_max at first; default k */
+    uint64_t k_annealing_steps;      /* none: k_max throughout; else how long until it is k */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -155,6 +174,9 @@ typedef struct sae_stats {
     double ghosts;
     double lr;                     /* used by that update */
     double grad_norm;              /* before clipping */
+    double resampled;              /* CROSSCODER with resample_steps: latents restarted after it */
+    double k_current_value;        /* BATCH_TOP_K_CROSSCODER: the k of that update */
+    double running_deads;          /* likewise: dead_features under its program's name */
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
@@ -344,7 +366,9 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 
 /* ==== >>api: metrics ========================================================================== */
 
-/* The reference's evaluate(): each the mean over the batches. */
+/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean over
+   layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+   all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \
     X(l1_loss)                      /* mean sum |f| */                                             \
@@ -366,6 +390,8 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
+    double *layers;          /* [layers + 1] or NULL. Of a CrossCoder: mean_nl norm(e_l)^2, then the
+                                frac_variance_explained of each layer; else untouched */
 } sae_evaluate_desc;
 
 /* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */

@@ -67,6 +67,7 @@ static size_t saei_dictionary_place(sae_dictionary *dict, float *params) {
         dict->mean = saei_param_piece(params, &at, 1, ld);
         dict->scale = saei_param_piece(params, &at, 1, layers);
         dict->output_scale = saei_param_piece(params, &at, 1, layers);
+        dict->spread = saei_param_piece(params, &at, 1, ld);
     }
     return at;
 }
@@ -154,6 +155,9 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *w
     SAEI_TRY(saei_dictionary_unset(dict->ctx, who, &dict->desc, &copy));
     if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
     copy->threshold = dict->threshold;
+    copy->code = dict->code;
+    copy->normalizes = dict->normalizes;
+    copy->target_rms = dict->target_rms;
     copy->rule = dict->rule;
     copy->active_groups = dict->active_groups;
     copy->origin = dict->origin;

@@ -94,8 +94,8 @@ static void saei_finetuning_keys(saei_draft *draft) {
     saei_draft_must(draft, "decoder.weight", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(draft, "decoder.bias", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
     saei_draft_may(draft, "code_normalization_id", SAEI_SLOT_NOTHING);
-    saei_draft_may(draft, "target_rms", SAEI_SLOT_NOTHING);
-    saei_draft_may(draft, "activation_std", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "target_rms", SAEI_SLOT_TARGET_RMS);
+    saei_draft_may(draft, "activation_std", norm ? SAEI_SLOT_SPREAD_LD : SAEI_SLOT_NOTHING);
     if (norm) {
         saei_draft_must(draft, "activation_mean", SAEI_SLOT_MEAN_LD, NULL, SAEI_SLOT_NOTHING);
         saei_draft_must(draft, "activation_global_scale", SAEI_SLOT_LAYER_SCALE, NULL,
@@ -126,6 +126,9 @@ static sae_result saei_finetuning_read(saei_load *load, sae_dictionary **out) {
     saei_finetuning_keys(&draft);
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a CrossCoder");
     SAEI_TRY(saei_draft_make(&draft, &dict));
+    dict->code = (int)id;
+    dict->normalizes = dict->scale != NULL;
+    if (!saei_load_find(load, "target_rms")) dict->target_rms = 1;
     for (size_t l = 0; dict->scale && l < dict->desc.layers; l++)
         dict->output_scale[l] = dict->scale[l] + 1e-8f;
     snprintf(name, sizeof name, "%s %s",

@@ -122,10 +122,12 @@ static size_t saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, u
     case SAEI_SLOT_W_DEC_MLD: n = 3, all[1] = layers, all[2] = out / layers; break;
     case SAEI_SLOT_B_ENC_LM: n = 2, all[0] = layers, all[1] = m; break;
     case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_SPREAD_LD:
     case SAEI_SLOT_MEAN_LD: n = 2, all[0] = layers, all[1] = out / layers; break;
     case SAEI_SLOT_LAYER_SCALE:
     case SAEI_SLOT_LAYER_THRESHOLD: all[0] = layers; break;
     case SAEI_SLOT_B_DEC: all[0] = out; break;
+    case SAEI_SLOT_TARGET_RMS:
     case SAEI_SLOT_THRESHOLD: all[0] = 1; break;
     default: break;
     }
@@ -157,7 +159,8 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
                               "%s is %s, allowed are F32, F16, BF16, "
                               "F64",
                               t->name, sae_dtype_name(t->dtype));
-    if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
+    if ((slot == SAEI_SLOT_THRESHOLD || slot == SAEI_SLOT_TARGET_RMS) && saei_is_scalar(t))
+        return SAE_OK;
     n = saei_slot_shape(&draft->desc, slot, shape);
     fits = t->ndim == n;
     for (size_t i = 0; fits && i < n; i++) fits = t->shape[i] == shape[i];
@@ -402,6 +405,8 @@ static sae_result saei_draft_layers(const saei_draft *draft, size_t key, sae_dic
             SAEI_TRY(saei_draft_read(draft, &layer.tensor, 1, true, dict->W_enc + l * d, dict->ld));
         else if (slot == SAEI_SLOT_B_DEC_LD)
             SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->b_dec + l * out, 0));
+        else if (slot == SAEI_SLOT_SPREAD_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->spread + l * d, 0));
         else if (slot == SAEI_SLOT_MEAN_LD)
             SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->mean + l * d, 0));
         else
@@ -440,7 +445,10 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_W_DEC_MLD:
     case SAEI_SLOT_B_DEC_LD:
     case SAEI_SLOT_B_ENC_LM:
+    case SAEI_SLOT_SPREAD_LD:
     case SAEI_SLOT_MEAN_LD: return saei_draft_layers(draft, key, dict);
+    case SAEI_SLOT_TARGET_RMS: return saei_draft_read(draft, t, -1, false, &dict->target_rms, 0);
+    case SAEI_SLOT_CODE_ID:
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;

@@ -16,7 +16,8 @@ typedef enum saei_slot {
     /* of L layers, d of each: */
     SAEI_SLOT_W_ENC_LDM, SAEI_SLOT_W_DEC_LMD, SAEI_SLOT_W_DEC_MLD, SAEI_SLOT_B_DEC_LD,
     SAEI_SLOT_B_ENC_LM, /* of which the sum over the layers is b_enc */
-    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD,
+    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD, SAEI_SLOT_SPREAD_LD,
+    SAEI_SLOT_TARGET_RMS, SAEI_SLOT_CODE_ID,
     SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 

@@ -55,12 +55,58 @@ static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src,
     return SAE_OK;
 }
 
+/* Tensor `slot` of a CrossCoder, in *copy. Where it knows no normalizer its mean and deviation are
+   NaN, its scale 1. */
+static sae_result saei_save_layers(const sae_dictionary *dict, saei_slot slot, sae_tensor *t,
+                                   float **copy) {
+    const size_t layers = dict->desc.layers, m = dict->desc.dict_size;
+    const size_t d = dict->desc.activation_dim / layers;
+    const bool matrix = slot == SAEI_SLOT_W_ENC_LDM || slot == SAEI_SLOT_W_DEC_LMD;
+    const bool vector = slot == SAEI_SLOT_LAYER_SCALE || slot == SAEI_SLOT_LAYER_THRESHOLD;
+    const float *from = slot == SAEI_SLOT_B_DEC_LD    ? dict->b_dec
+                        : slot == SAEI_SLOT_MEAN_LD   ? dict->mean
+                        : slot == SAEI_SLOT_SPREAD_LD ? dict->spread
+                        : slot == SAEI_SLOT_LAYER_SCALE ? dict->scale : dict->thresholds;
+    const bool known = dict->normalizes || slot == SAEI_SLOT_B_DEC_LD
+                       || slot == SAEI_SLOT_LAYER_THRESHOLD;
+    size_t count = vector ? layers : layers * d;
+    t->ndim = 0;
+    if (slot == SAEI_SLOT_TARGET_RMS || (slot == SAEI_SLOT_LAYER_THRESHOLD && !from)) {
+        t->data = slot == SAEI_SLOT_TARGET_RMS ? &dict->target_rms : &dict->threshold;
+        return SAE_OK;
+    }
+    t->shape[t->ndim++] = layers;
+    if (slot == SAEI_SLOT_W_DEC_LMD) t->shape[t->ndim++] = m;
+    if (!vector) t->shape[t->ndim++] = d;
+    if (slot == SAEI_SLOT_W_ENC_LDM) t->shape[t->ndim++] = m;
+    if (!matrix || saei_mul(count, m, &count))
+        *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
+    if (!*copy)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+                         t->name);
+    t->data = *copy;
+    for (size_t i = 0; !matrix && i < count; i++)
+        (*copy)[i] = known ? from[i] : slot == SAEI_SLOT_LAYER_SCALE ? 1 : NAN;
+    for (size_t l = 0; matrix && l < layers; l++) {
+        saei_write_job job;
+        job.src = (slot == SAEI_SLOT_W_ENC_LDM ? dict->W_enc : dict->W_dec) + l * d;
+        job.dst = *copy + l * m * d;
+        job.m = m;
+        job.d = d;
+        job.ld = dict->ld;
+        job.transposed = slot == SAEI_SLOT_W_ENC_LDM;
+        saei_parallel(dict->ctx, saei_ceil_div(m, SAEI_FILE_TILE), saei_write_band, &job);
+    }
+    return SAE_OK;
+}
+
 /* Tensor `slot` of dict. k and groups: room for what the dictionary holds as size_t. */
 static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
                                    int64_t *groups, sae_tensor *t, float **copy) {
     const sae_dictionary_desc *desc = &dict->desc;
     const size_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
     t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
+    if (slot == SAEI_SLOT_CODE_ID) t->dtype = SAE_I64;
     t->ndim = 1;
     t->shape[0] = desc->dict_size;
     switch (slot) {
@@ -88,6 +134,19 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
     case SAEI_SLOT_THRESHOLD:
         t->ndim = 0;
         t->data = &dict->threshold;
+        break;
+    case SAEI_SLOT_W_ENC_LDM:
+    case SAEI_SLOT_W_DEC_LMD:
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_MEAN_LD:
+    case SAEI_SLOT_SPREAD_LD:
+    case SAEI_SLOT_LAYER_SCALE:
+    case SAEI_SLOT_LAYER_THRESHOLD:
+    case SAEI_SLOT_TARGET_RMS: return saei_save_layers(dict, slot, t, copy);
+    case SAEI_SLOT_CODE_ID:
+        *groups = dict->code;
+        t->ndim = 0;
+        t->data = groups;
         break;
     case SAEI_SLOT_GROUPS:
         for (size_t g = 0; g < desc->num_groups; g++) groups[g] = (int64_t)desc->group_sizes[g];
@@ -121,10 +180,28 @@ static sae_result saei_save_keys(const sae_dictionary *dict, const char *name, c
     return result;
 }
 
+/* A CrossCoder, as it was read or trained: its class's state_dict. */
+static sae_result saei_save_crosscoder(const sae_dictionary *dict, const char *name, void **data,
+                                       size_t *size) {
+    static const saei_key keys[] = {
+        { "target_rms", SAEI_SLOT_TARGET_RMS }, { "activation_mean", SAEI_SLOT_MEAN_LD },
+        { "activation_std", SAEI_SLOT_SPREAD_LD },
+        { "activation_global_scale", SAEI_SLOT_LAYER_SCALE },
+        { "code_normalization_id", SAEI_SLOT_CODE_ID },
+        { "encoder.weight", SAEI_SLOT_W_ENC_LDM }, { "encoder.bias", SAEI_SLOT_B_ENC },
+        { "decoder.bias", SAEI_SLOT_B_DEC_LD }, { "decoder.weight", SAEI_SLOT_W_DEC_LMD },
+        { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_LAYER_THRESHOLD }
+    };
+    const bool batch = dict->desc.arch == SAE_ARCH_BATCH_TOP_K;
+    return saei_save_keys(dict, name, keys, sizeof keys / sizeof *keys - (batch ? 0 : 2), data,
+                          size);
+}
+
 /* The reference's state_dict. */
 static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
                                 void **data, size_t *size) {
     const saei_layout *layout;
+    if (dict->code) return saei_save_crosscoder(dict, name, data, size);
     if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: the dictionary is %s with variations (or subtract_b_dec), which the "

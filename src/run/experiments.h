@@ -67,7 +67,7 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
 }
 
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f) {
-    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
+    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW || dict->code) return;
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
         const float *row = dict->W_dec + i * dict->ld_out;
         float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));

@@ -20,13 +20,16 @@ typedef struct saei_evaluator {
     double *active;           /* [m] sums of the latents */
     double *columns;          /* [2,out] */
     double l1, l0;            /* of the batch, summed */
+    float *units;             /* [batch,out] rows in the units of a CrossCoder's normalizer */
+    double *layers;           /* [layers + 1] of desc->layers; or NULL */
     sae_metrics sum;
 } saei_evaluator;
 
 static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
     size_t batch = v->buffer->desc.batch_size, capacity;
-    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes;
+    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes
+                   && !dict->code;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
@@ -49,12 +52,16 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
     if (carries)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
+    if (dict->normalizes) v->units = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
+    if (dict->code && v->desc->layers)
+        v->layers = (double *)saei_calloc(v->ctx, dict->desc.layers + 1, sizeof(double));
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
-        || !v->columns || (carries && !v->norms)
+        || !v->columns || (carries && !v->norms) || (dict->normalizes && !v->units)
+        || (dict->code && v->desc->layers && !v->layers)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
@@ -74,6 +81,8 @@ static void saei_evaluate_close(saei_evaluator *v) {
     saei_free(v->ctx, v->active);
     saei_free(v->ctx, v->columns);
     saei_free(v->ctx, v->norms);
+    saei_free(v->ctx, v->units);
+    saei_free(v->ctx, v->layers);
     saei_free(v->ctx, v->scaled[0]);
     saei_free(v->ctx, v->scaled[1]);
     sae_buffer_destroy(v->buffer);
@@ -136,8 +145,9 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
 }
 
 /* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
-   backend's, which takes blocks of rows and an e that was rounded to floats. */
-static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
+   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns from..to. */
+static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat,
+                                     size_t from, size_t to) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
     for (size_t i = 0; i < v->n; i++)
@@ -149,8 +159,40 @@ static double saei_evaluate_variance(saei_evaluator *v, const float *y, const fl
             double e = (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
             square[j] += (e - mean[j]) * (e - mean[j]);
         }
-    for (size_t j = 0; j < v->out; j++) total += square[j];
+    for (size_t j = from; j < to; j++) total += square[j];
     return v->n > 1 ? total / (double)(v->n - 1) : (double)NAN;
+}
+
+/* y and x_hat in the units of the normalizer; that of y is returned. */
+static const float *saei_evaluate_units(saei_evaluator *v, const float *y) {
+    const sae_dictionary *dict = v->dict;
+    const size_t d = v->out / dict->desc.layers;
+    for (size_t i = 0; i < v->n * v->out; i++) {
+        const size_t c = i % v->out, l = c / d;
+        v->units[i] = (y[i] - dict->mean[c]) * dict->scale[l];
+        v->x_hat[i] = (v->x_hat[i] - dict->mean[c]) * dict->output_scale[l];
+    }
+    return v->units;
+}
+
+/* The sum over rows of mean_l norm(e_l); and what v->layers wants. */
+static double saei_evaluate_layers(saei_evaluator *v, const float *y) {
+    const size_t layers = v->dict->desc.layers, d = v->out / layers;
+    double l2 = 0, mse = 0;
+    for (size_t i = 0; i < v->n * layers; i++) {
+        double square = 0;
+        for (size_t c = i * d; c < (i + 1) * d; c++) {
+            double e = (double)y[c] - (double)v->x_hat[c];
+            square += e * e;
+        }
+        l2 += sqrt(square);
+        mse += square;
+    }
+    if (v->layers) v->layers[0] += mse / ((double)v->n * (double)layers);
+    for (size_t l = 0; v->layers && l < layers; l++)
+        v->layers[1 + l] += 1 - saei_evaluate_variance(v, y, v->x_hat, l * d, (l + 1) * d)
+                                    / saei_evaluate_variance(v, y, NULL, l * d, (l + 1) * d);
+    return l2 / (double)layers;
 }
 
 static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const float *target) {
@@ -159,6 +201,8 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     if (v->desc->normalize_batch) saei_evaluate_scale(v, &x, &target);
     y = target ? target : x;
     SAEI_TRY(saei_evaluate_forward(v, x));
+    if (v->units) y = saei_evaluate_units(v, y);
+    if (v->dict->code) l2 = saei_evaluate_layers(v, y);
     for (size_t i = 0; i < v->n; i++) {
         const float *a = y + i * v->out, *b = v->x_hat + i * v->out;
         double aa = 0, bb = 0, ab = 0, ee = 0;
@@ -169,7 +213,7 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
             ab += p * q;
             ee += e * e;
         }
-        l2 += sqrt(ee);
+        if (!v->dict->code) l2 += sqrt(ee);
         cossim += ab / (sqrt(aa) * sqrt(bb));
         ratio += sqrt(bb) / sqrt(aa);
         squares += bb;
@@ -177,12 +221,13 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     }
     v->sum.l2_loss += l2 / count;
     v->sum.l1_loss += v->l1 / count;
-    v->sum.l0 += v->l0 / count;
+    v->sum.l0 += v->l0 / (v->dict->code && v->dict->thresholds
+                              ? count * (double)v->dict->desc.layers : count);
     v->sum.cossim += cossim / count;
     v->sum.l2_ratio += ratio / count;
     v->sum.relative_reconstruction_bias += squares / dots;
-    v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat) /
-                                              saei_evaluate_variance(v, y, NULL);
+    v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat, 0, v->out) /
+                                              saei_evaluate_variance(v, y, NULL, 0, v->out);
     return SAE_OK;
 }
 
@@ -214,6 +259,7 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
 #define SAE_X(name) v->sum.name /= count;
     SAE_METRICS(SAE_X)
 #undef SAE_X
+    for (size_t l = 0; v->layers && l <= v->dict->desc.layers; l++) v->layers[l] /= count;
     v->sum.frac_alive = alive / (double)v->m;
     return SAE_OK;
 }
@@ -272,6 +318,8 @@ SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_d
                            (unsigned long long)sae_buffer_source_rows(v.buffer));
     if (result == SAE_OK) result = saei_evaluate_run(&v);
     if (result == SAE_OK) *out = v.sum;
+    if (result == SAE_OK && v.layers)
+        memcpy(desc->layers, v.layers, (dict->desc.layers + 1) * sizeof *v.layers);
     saei_evaluate_close(&v);
     return result;
 }

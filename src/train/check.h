@@ -140,6 +140,30 @@ static sae_result saei_sparsity_check(const saei_check *c) {
     return SAE_OK;
 }
 
+/* Of a crosscoder. */
+static sae_result saei_code_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    if (h->activation_dim % h->num_layers)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: num_layers is %zu, it must divide "
+                         "activation_dim, the %zu columns of a row", c->who, h->num_layers,
+                         h->activation_dim);
+    if (h->code_normalization < SAE_CODE_CROSSCODER || h->code_normalization > SAE_CODE_DECOUPLED)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: code_normalization is %d, allowed are 1 to "
+                         "%d", c->who, (int)h->code_normalization, (int)SAE_CODE_DECOUPLED);
+    if (h->code_normalization == SAE_CODE_MIXED
+        && !(saei_number_of(h->code_normalization_alpha_sae) > 0)
+        && !(saei_number_of(h->code_normalization_alpha_cc) > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: code_normalization_alpha_sae and _cc are "
+                         "0, with MIXED one of them must be above", c->who);
+    if ((c->scheme->traits & SAEI_TOP_K) && (h->k_max < h->k || h->k_max > h->dict_size))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: k_max is %zu, allowed are k, %zu, to "
+                         "dict_size, %zu", c->who, h->k_max, h->k, h->dict_size);
+    if ((c->scheme->traits & SAEI_TOP_K) && h->k > h->dict_size)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu",
+                         c->who, h->k, h->dict_size);
+    return SAE_OK;
+}
+
 /* A desc whose defaults are set. */
 static sae_result saei_desc_check(const sae_context *ctx, const char *who,
                                   const sae_trainer_desc *h) {
@@ -161,6 +185,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
     SAEI_TRY(saei_decay_check(&c));
     SAEI_TRY(saei_groups_check(&c));
     SAEI_TRY(saei_sparsity_check(&c));
+    if (c.scheme->traits & SAEI_LAYERS) SAEI_TRY(saei_code_check(&c));
     if ((c.scheme->traits & SAEI_TOP_K) && saei_steps_of(h->k_anneal_steps)
         && h->activation_dim <= h->k)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "

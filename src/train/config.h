@@ -30,6 +30,12 @@ static saei_value saei_json_as_value(const sae_json *v, const saei_field *f) {
     return out;
 }
 
+/* Whether activation_dim in the file is that of one layer, of several. */
+static bool saei_config_layers(const sae_trainer_desc *desc) {
+    const saei_scheme *scheme = saei_scheme_of(desc->kind);
+    return scheme && (scheme->traits & SAEI_LAYERS) && desc->num_layers > 1;
+}
+
 /* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
 static sae_result saei_config_trainer(const saei_setter *s, const sae_json *object,
                                       sae_trainer_desc *desc) {
@@ -55,6 +61,10 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
             continue;
         SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
+    if (saei_config_layers(desc)
+        && !saei_mul(desc->activation_dim, desc->num_layers, &desc->activation_dim))
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "%s: %s: activation_dim and num_layers are too "
+                         "large", s->who, s->path);
     return known ? SAE_OK
                  : saei_fail(s->ctx, SAE_ERR_FORMAT, "%s: %s holds no trainer", s->who, s->path);
 }
@@ -165,7 +175,17 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_KIND:
         string = sae_trainer_class(desc->kind);
         break;
-    case SAEI_FIELD_ARCH: string = sae_arch_name(desc->arch); break;
+    case SAEI_FIELD_ARCH:
+        string = sae_arch_name(desc->arch);
+        if (desc->kind == SAE_TRAINER_CROSSCODER) string = "CrossCoder";
+        if (desc->kind == SAE_TRAINER_BATCH_TOP_K_CROSSCODER) string = "BatchTopKCrossCoder";
+        break;
+    case SAEI_FIELD_CODE:
+        if (desc->code_normalization) string = saei_code_names[desc->code_normalization - 1];
+        break;
+    case SAEI_FIELD_FLAG:
+        if (t) saei_text_add(t, *(const bool *)at ? "true" : "false");
+        return true;
     case SAEI_FIELD_NOTHING: string = "cpu"; break;
     case SAEI_FIELD_TEXT:
         string = *(const char *const *)at;
@@ -193,6 +213,8 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_SIZE:
     case SAEI_FIELD_STEPS:
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
+        if (f->offset == SAEI_AT(activation_dim) && saei_config_layers(desc))
+            whole /= desc->num_layers;
         if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
         if (whole == SAE_NONE && (f->flags & SAEI_CONTINUOUS)) string = "continuous";
         if (whole == SAE_NONE && f->zero != SAEI_LITERAL) {
@@ -259,6 +281,8 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_ARCH: whole = desc->arch; break;
         case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_CODE: whole = desc->code_normalization; break;
+        case SAEI_FIELD_FLAG: whole = *(const bool *)at; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
         case SAEI_FIELD_REAL:

@@ -2,6 +2,7 @@
 #include "../dict/params.h"
 #include "../formats/dictionary_learning.h"
 #include "check.h"
+#include "crosscoder_start.h"
 
 /* ==== >>trainer: create ======================================================================= */
 
@@ -20,6 +21,9 @@ static bool saei_params_make(sae_trainer *t, saei_params *p) {
     p->aux0 = shape.aux0;
     p->aux1 = shape.aux1;
     p->b_dec = shape.b_dec;
+    p->thresholds = shape.thresholds;
+    p->mean = shape.mean;
+    p->scale = shape.scale;
     return true;
 }
 
@@ -106,7 +110,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
+    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)
+        && !saei_has_trait(t, SAEI_LAYERS)) {
         t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
@@ -120,6 +125,13 @@ static bool saei_trainer_memory(sae_trainer *t) {
                         ? (float *)saei_device(t, all, sizeof(float))
                         : NULL;
         ok = t->groups != NULL;
+    }
+    if (ok && saei_has_trait(t, SAEI_LAYERS) && saei_has_trait(t, SAEI_TOP_K)) {
+        size_t all;
+        t->weighed = saei_mul(h->dict_size, t->view.ld, &all)
+                         ? (float *)saei_device(t, all, sizeof(float)) : NULL;
+        t->weighed_bias = (float *)saei_device(t, m, sizeof(float));
+        ok = t->weighed && t->weighed_bias;
     }
     if (!ok) return false;
     t->bad = t->list_count + 1;
@@ -151,6 +163,7 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->activation_dim = h->activation_dim;
     out->dict_size = h->dict_size;
     out->seed = h->seed;
+    if (traits & SAEI_LAYERS) saei_crosscoder_desc(h, out);
     if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
     if (!(traits & SAEI_NESTED)) return;
@@ -169,7 +182,8 @@ static sae_result saei_trainer_start(sae_trainer *t) {
     const sae_dictionary_desc *want = &t->view.desc;
     sae_dictionary *from = NULL;
     const double none = -1; /* auxk: no dead latents so far */
-    if (t->desc.init) {
+    if (saei_has_trait(t, SAEI_LAYERS)) SAEI_TRY(saei_crosscoder_start(t, &from));
+    else if (t->desc.init) {
         sae_load_desc load;
         memset(&load, 0, sizeof load);
         load.arch = want->arch;
@@ -294,6 +308,7 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
+    SAEI_TRY(saei_crosscoder_backend(ctx, who, h.kind));
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
     saei_trainer_init(t, ctx, &h, &shape);

@@ -9,7 +9,7 @@
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_CODE, SAEI_FIELD_FLAG
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -101,11 +101,20 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
              SAEI_SAID("for config.json")),
     SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
-             SAEI_SAID("for config.json"))
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(num_layers, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required (or as --layers)")),
+    SAEI_ROW(code_normalization, CODE, REFUSED, DEFAULT, 0, SAEI_SAID("CROSSCODER")),
+    SAEI_ROW(code_normalization_alpha_sae, REAL, OFF, DEFAULT, 0, SAEI_IS(1)),
+    SAEI_ROW(code_normalization_alpha_cc, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
+    SAEI_ROW(use_mse_loss, FLAG, REFUSED, DEFAULT, 0, SAEI_SAID("false")),
+    SAEI_ROW(k_max, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("k")),
+    SAEI_ROW(k_annealing_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE)
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
+static const char *const saei_code_names[] = { "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
+enum { SAEI_NUM_CODES = sizeof saei_code_names / sizeof saei_code_names[0] };
 
 static bool saei_has_field(const saei_scheme *scheme, const saei_field *f) {
     return (f->flags & SAEI_EVERY) || saei_scheme_names(scheme, f->key);
@@ -140,6 +149,8 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_SPARSITY: return "l1, entropy, Lp or Lp^p";
     case SAEI_FIELD_NORM: return "mse or norm";
     case SAEI_FIELD_INTEGER: return "a whole number";
+    case SAEI_FIELD_CODE: return "CROSSCODER, SAE, MIXED, NONE or DECOUPLED";
+    case SAEI_FIELD_FLAG: return "true or false";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -191,7 +202,13 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                        !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
                        : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
-    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    if (!desc->top_k_aux) { /* of one layer */
+        size_t layers = scheme->traits & SAEI_LAYERS ? saei_max(desc->num_layers, 1) : 1;
+        desc->top_k_aux = saei_max(desc->activation_dim / layers / 2, 1);
+    }
+    if ((scheme->traits & SAEI_LAYERS) && !desc->code_normalization)
+        desc->code_normalization = SAE_CODE_CROSSCODER;
+    if ((scheme->traits & SAEI_LAYERS) && !desc->k_max) desc->k_max = desc->k;
     for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
         saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
     saei_default_steps(&desc->anneal_end, steps);

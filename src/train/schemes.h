@@ -1,6 +1,6 @@
 #pragma once
 #include "../formats/names.h"
-#include "gradients.h"
+#include "crosscoder.h"
 
 /* ==== >>trainer: schemes ====================================================================== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
@@ -57,7 +57,19 @@ static const saei_scheme saei_schemes[] = {
       saei_grads_jump_relu, saei_loss_jump_relu,
       "trainer_class dict_class lr steps seed activation_dim dict_size device layer lm_name "
       "wandb_name submodule_name bandwidth sparsity_penalty sparsity_warmup_steps target_l0 "
-      "+ dead_feature_threshold" }
+      "+ dead_feature_threshold" },
+    { SAE_TRAINER_CROSSCODER, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_LAYERS, saei_grads_crosscoder,
+      saei_loss_crosscoder,
+      "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps resample_steps "
+      "device layer lm_name wandb_name submodule_name use_mse_loss code_normalization "
+      "code_normalization_alpha_sae code_normalization_alpha_cc num_layers" },
+    { SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_LAYERS | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN | SAEI_SCALED,
+      saei_grads_crosscoder_top_k, saei_loss_crosscoder_top_k,
+      "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+      "threshold_start_step top_k_aux seed activation_dim dict_size k k_annealing_steps "
+      "code_normalization code_normalization_alpha_sae code_normalization_alpha_cc device layer "
+      "lm_name wandb_name submodule_name k_max dead_feature_threshold num_layers" }
 };
 enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
 

@@ -163,6 +163,8 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         return SAE_OK;
     case SAEI_FIELD_ARCH:
         arch = saei_arch_from_name(v.text);
+        if (!strcmp(v.text, "CrossCoder")) arch = SAE_ARCH_STANDARD_NEW;
+        if (!strcmp(v.text, "BatchTopKCrossCoder")) arch = SAE_ARCH_BATCH_TOP_K;
         if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
@@ -177,6 +179,19 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
             return saei_set_fail(s, f, v);
         desc->reconstruction_norm = !strcmp(v.text, "norm");
+        return SAE_OK;
+    case SAEI_FIELD_CODE:
+        for (int i = 0; i <= (int)SAEI_NUM_CODES; i++) { /* NONE is one of them */
+            if (i ? strcmp(v.text, saei_code_names[i - 1]) != 0 : strcmp(v.text, "null") != 0)
+                continue;
+            desc->code_normalization = (sae_code_normalization)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_FLAG:
+        if (!none && strcmp(v.text, "true") && strcmp(v.text, "false"))
+            return saei_set_fail(s, f, v);
+        *(bool *)at = !strcmp(v.text, "true");
         return SAE_OK;
     default:
         *(const char **)at = none ? NULL : v.text;
@@ -212,6 +227,8 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
     case SAEI_FIELD_NORM:
+    case SAEI_FIELD_CODE:
+    case SAEI_FIELD_FLAG:
     case SAEI_FIELD_TEXT: break;
     }
     return saei_set_name(s, f, v, desc, at);
@@ -242,8 +259,9 @@ static const saei_field *saei_field_of_key(const char *key, char name[64]) {
     name[0] = 0;
     if (n >= sizeof spelled) return NULL;
     for (size_t i = 0; i <= n; i++) spelled[i] = key[i] == '-' ? '_' : key[i];
-    f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
-                        strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
+    if (!strcmp(spelled, "trainer")) snprintf(spelled, sizeof spelled, "trainer_class");
+    if (!strcmp(spelled, "layers")) snprintf(spelled, sizeof spelled, "num_layers");
+    f = saei_field_find(spelled, strlen(spelled));
     for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
         size_t distance = sae_edit_distance(spelled, saei_fields[i].key);
         if (distance >= best || distance * 2 > n) continue;

@@ -5,7 +5,8 @@
 
 static float saei_trainer_threshold(const sae_trainer *t) {
     float threshold;
-    t->ops->download(&t->w, &threshold, t->threshold, sizeof threshold);
+    t->ops->download(&t->w, &threshold, t->param.thresholds ? t->param.thresholds : t->threshold,
+                     sizeof threshold);
     return threshold;
 }
 
@@ -17,6 +18,7 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
     }
+    saei_gate_update(&t->view);
     return &t->view;
 }
 
@@ -60,6 +62,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         s.grad_norm = sqrt(total);
         s.lr = t->lr;
         if (saei_has_trait(t, SAEI_DEAD)) s.dead_features = silent;
+        if (saei_has_trait(t, SAEI_DEAD) && saei_has_trait(t, SAEI_LAYERS))
+            s.running_deads = silent;
         if (t->desc.ghost_threshold != SAE_NONE) s.ghosts = silent;
     }
     if (saei_has_trait(t, SAEI_TOP_K)) s.threshold = (double)saei_trainer_threshold(t);

@@ -198,6 +198,9 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
                                  t->desc.activation_dim));
+    if (target && saei_has_trait(t, SAEI_LAYERS))
+        return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is given, a "
+                         "crosscoder reconstructs its input");
     if (!n || n > t->desc.batch_size)
         return saei_fail(t->ctx, SAE_ERR_INVALID,
                          "sae_trainer_step: n is %zu rows, allowed are 1 to "
@@ -208,16 +211,18 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     step = (uint64_t)t->now.step;
     t->scale = sae_sparsity_factor(&t->schedule, step);
     t->coef = t->now.sparsity_coeff;
-    t->used_k = t->now.k;
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
+    if (saei_has_trait(t, SAEI_LAYERS)) saei_begin_crosscoder(t, step);
+    else if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+    t->used_k = t->now.k;
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
-    saei_resample(t, step);
+    if (saei_has_trait(t, SAEI_LAYERS)) saei_resample_crosscoder(t, step);
+    else saei_resample(t, step);
     if (t->ops->end_step) t->ops->end_step(&t->w);
     SAEI_TRY(saei_trainer_check(t, false));
     if (saei_has_trait(t, SAEI_ANNEALED)) SAEI_TRY(saei_anneal_update(t, step));

@@ -17,7 +17,8 @@ enum { /* traits of a scheme */
     SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
     SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
-    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_SCALED = 1 << 11,     /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_LAYERS = 1 << 12      /* a crosscoder: rows are of num_layers layers */
 };
 
 /* A training scheme: what sets it apart from the others. */
@@ -36,7 +37,7 @@ typedef struct saei_scheme {
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_RESAMPLED, SAEI_S_GROUPS,
     SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
@@ -50,6 +51,7 @@ enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
     float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+    float *thresholds, *mean, *scale;
 } saei_params;
 
 struct sae_trainer {
@@ -73,6 +75,7 @@ struct sae_trainer {
     saei_params param, grad, first, second;
     float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
     float *groups;                      /* [num_groups][batch][ld] */
+    float *weighed, *weighed_bias;      /* crosscoders: W_enc and b_enc by the weights */
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
