@@ -640,7 +640,11 @@ struct sae_io {
     X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
       "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
     X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
-      "JumpReluTrainer", "TrainerJumpRelu")
+      "JumpReluTrainer", "TrainerJumpRelu")                                                        \
+    X(SAE_TRAINER_CROSSCODER, 10, SAE_ARCH_STANDARD_NEW, "crosscoder",                             \
+      "CrossCoderTrainer", "CrossCoderTrainer")                                                    \
+    X(SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 11, SAE_ARCH_BATCH_TOP_K, "batch_top_k_crosscoder",      \
+      "BatchTopKCrossCoderTrainer", "BatchTopKCrossCoderTrainer")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
@@ -955,6 +959,16 @@ typedef enum sae_sparsity_function {
     SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
 } sae_sparsity_function;
 
+/* The weight w_i of latent i of a crosscoder, by the norms of its decoder's rows in each layer. */
+typedef enum sae_code_normalization {
+    SAE_CODE_DEFAULT = 0, /* CROSSCODER */
+    SAE_CODE_CROSSCODER,  /* sum_l n_li, n_li = norm(W_dec[i]_l) */
+    SAE_CODE_SAE,         /* norm(W_dec[i]) */
+    SAE_CODE_MIXED,       /* alpha_sae norm(W_dec[i]) + alpha_cc sum_l n_li */
+    SAE_CODE_NONE,        /* 1 */
+    SAE_CODE_DECOUPLED    /* n_li: each layer chooses apart (CROSSCODER: as CROSSCODER) */
+} sae_code_normalization;
+
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
    (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta). */
@@ -1007,6 +1021,15 @@ typedef struct sae_trainer_desc {
     /* written into config.json, for other programs */
     const char *lm_name, *submodule_name, *wandb_name;
     int64_t layer;                   /* counted from 0, which is the default; -1: of no layer */
+    /* CROSSCODER, BATCH_TOP_K_CROSSCODER: rows are of num_layers layers, one after the other, and
+       activation_dim counts all of their columns (in config.json those of one) */
+    size_t num_layers;               /* required */
+    sae_code_normalization code_normalization; /* CROSSCODER */
+    double code_normalization_alpha_sae; /* MIXED: 1 */
+    double code_normalization_alpha_cc;  /* MIXED: 0.1 */
+    bool use_mse_loss;               /* CROSSCODER: mean norm(e_l)^2 in place of mean norm(e_l) */
+    size_t k_max;                    /* BATCH_TOP_K_CROSSCODER: k is k_max at first; default k */
+    uint64_t k_annealing_steps;      /* none: k_max throughout; else how long until it is k */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -1084,6 +1107,9 @@ typedef struct sae_stats {
     double ghosts;
     double lr;                     /* used by that update */
     double grad_norm;              /* before clipping */
+    double resampled;              /* CROSSCODER with resample_steps: latents restarted after it */
+    double k_current_value;        /* BATCH_TOP_K_CROSSCODER: the k of that update */
+    double running_deads;          /* likewise: dead_features under its program's name */
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
@@ -1273,7 +1299,9 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 
 /* ==== >>api: metrics ===================================================== src/api/train.h ==== */
 
-/* The reference's evaluate(): each the mean over the batches. */
+/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean over
+   layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+   all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \
     X(l1_loss)                      /* mean sum |f| */                                             \
@@ -1295,6 +1323,8 @@ typedef struct sae_evaluate_desc {
                                 than the input (output_dim), then in memory or files */
     uint64_t batches;        /* default: as many as one pass has */
     bool normalize_batch;    /* x / mean norm * sqrt(d), as the reference's option */
+    double *layers;          /* [layers + 1] or NULL. Of a CrossCoder: mean_nl norm(e_l)^2, then the
+                                frac_variance_explained of each layer; else untouched */
 } sae_evaluate_desc;
 
 /* Errors: those of the buffer, SAE_ERR_MISMATCH (widths), SAE_ERR_OUT_OF_MEMORY. */
@@ -1705,6 +1735,58 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
       (const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy, size_t m, float *param, \
        float *first, float *second), (w, code, lazy, m, param, first, second))
 
+/* Rows of layers: of crosscoders, whose rows are `layers` blocks of equal width, one after the
+   other. A backend without these trains none. Sums along a block are in the dot order over pieces
+   of 256 columns, added in order; those over blocks are in double, ascending. */
+#define SAE_BACKEND_LAYERS(X)                                                                      \
+    /* x_l = (x_l - mean_l) scale[l] in every block */                                             \
+    X(void, center_layers, SAE_OP_OPTIONAL,                                                        \
+      (const sae_work *w, size_t n, size_t layers, const float *mean, const float *scale,          \
+       float *x), (w, n, layers, mean, scale, x))                                                  \
+    /* e = x_hat - y (y NULL: 0), e may be x_hat; u_l = e_l / norm(e_l), 0 where that is 0;        \
+       loss = mean over rows and layers of norm(e_l). squared: u = e, of norm(e_l)^2. only: of     \
+       this block alone, the others of u 0 and of e left alone, and loss is the sum with those of  \
+       the blocks before; all if it is `layers` */                                                 \
+    X(void, layer_errors, SAE_OP_OPTIONAL,                                                         \
+      (const sae_work *w, const float *x_hat, const float *y, size_t n, size_t layers,             \
+       size_t only, bool squared, float *e, float *u, double *loss),                               \
+      (w, x_hat, y, n, layers, only, squared, e, u, loss))                                         \
+    /* out[i] = norm_share norm(W_i) + sum_share sum_l norm(W_il); or norm(W_il) of block `only`,  \
+       if that is one */                                                                           \
+    X(void, layer_norms, SAE_OP_OPTIONAL,                                                          \
+      (const sae_work *w, const float *W, size_t m, size_t layers, size_t only,                    \
+       double norm_share, double sum_share, float *out),                                           \
+      (w, W, m, layers, only, norm_share, sum_share, out))                                         \
+    /* grad_il += coef sums_i (norm_share / norm(W_i) + sum_share / norm(W_il)) W_il */            \
+    X(void, layer_norm_grad, SAE_OP_OPTIONAL,                                                      \
+      (const sae_work *w, const float *W, size_t m, size_t layers, double norm_share,              \
+       double sum_share, const float *sums, float coef, float *grad),                              \
+      (w, W, m, layers, norm_share, sum_share, sums, coef, grad))                                  \
+    /* W_out_i = weight_i W_i, bias_out_i = weight_i bias_i */                                     \
+    X(void, weigh_rows, SAE_OP_OPTIONAL,                                                           \
+      (const sae_work *w, const float *W, const float *bias, const float *weight, size_t m,        \
+       float *W_out, float *bias_out), (w, W, bias, weight, m, W_out, bias_out))                   \
+    /* value /= weight of its latent, where value is not 0 */                                      \
+    X(void, unweigh, SAE_OP_OPTIONAL,                                                              \
+      (const sae_work *w, const float *weight, sae_code *code), (w, weight, code))                 \
+    /* geometric_median of each block; it ends when none moves any more */                         \
+    X(void, layer_median, SAE_OP_OPTIONAL_GUARDED,                                                 \
+      (const sae_work *w, const float *x, size_t n, size_t layers, float *out),                    \
+      (w, x, n, layers, out))                                                                      \
+    /* since[i] = 0 where an entry of latent i has weight_i value > cut (weight NULL: 1), else     \
+       since[i] + 1 */                                                                             \
+    X(void, count_quiet, SAE_OP_OPTIONAL_GUARDED,                                                  \
+      (const sae_work *w, const sae_code *code, const float *weight, float cut, size_t m,          \
+       uint64_t *since), (w, code, weight, cut, m, since))                                         \
+    /* As resample: rows with probability ~ (mean_l norm(e_l))^2, into each block                  \
+         W_enc_l = x_l 0.05 mean norm(W_enc_l) of the living, W_dec_l = x_l / norm(x_l).           \
+       *count = how many */                                                                        \
+    X(void, layer_resample, SAE_OP_OPTIONAL_GUARDED,                                               \
+      (const sae_work *w, const float *x, const float *e, size_t n, size_t layers,                 \
+       const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed, uint64_t step,          \
+       float *const enc[3], float *const dec[3], float *const bias[3], double *count),             \
+      (w, x, e, n, layers, since, threshold, m, seed, step, enc, dec, bias, count))
+
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
     SAE_BACKEND_BATCH(X)                                                                           \
@@ -1713,7 +1795,8 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     SAE_BACKEND_LATENTS(X)                                                                         \
     SAE_BACKEND_SUMS(X)                                                                            \
     SAE_BACKEND_WEIGHTS(X)                                                                         \
-    SAE_BACKEND_FUSED(X)
+    SAE_BACKEND_FUSED(X)                                                                           \
+    SAE_BACKEND_LAYERS(X)
 
 #define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {
@@ -11659,7 +11742,7 @@ SAE_API void sae_context_destroy(sae_context *ctx) {
    an optimizer runs over one array and every per-latent job is local to a row:
      W_enc [m][ld] | W_dec [m][ld_out] | b_enc [m'] | aux0 [m'] | aux1 [m'] | b_dec [ld_out]
      | W_skip [output_dim][ld] | W_glu [m][ld] | b_glu [m'] | gate [c'] | thresholds [l']
-     | mean [ld] | scale [l'] | output_scale [l']
+     | mean [ld] | scale [l'] | output_scale [l'] | spread [ld]
    with ld, ld_out, m', c', l' = d, output_dim, m, codes, layers rounded up to 16. b_enc is
    gate_bias of GATED; aux0 is r_mag of GATED and threshold of JUMP_RELU; aux1 is mag_bias of
    GATED; gate, the weights w of the codes, follows from W_dec (saei_gate_update). Arrays a class
@@ -11679,6 +11762,10 @@ struct sae_dictionary {
     float *W_skip, *W_glu, *b_glu, *gate;
     float *thresholds; /* of the layers, in place of threshold: batch classes with layer_codes */
     float *mean, *scale, *output_scale; /* of the normalizer */
+    float *spread;       /* likewise: standard deviations that scale was taken from, for files */
+    int code;            /* a CrossCoder's code_normalization_id, 1 to 5; 0: it is none */
+    bool normalizes;     /* a CrossCoder's normalizer is known: it does more than nothing */
+    float target_rms;    /* likewise, the norm that scale brings rows to */
     sae_origin origin;
     bool borrowed;        /* params belong to a trainer */
     saei_prepared *prepared; /* of sae_dictionary_prepare, or NULL */
@@ -12020,6 +12107,7 @@ static size_t saei_dictionary_place(sae_dictionary *dict, float *params) {
         dict->mean = saei_param_piece(params, &at, 1, ld);
         dict->scale = saei_param_piece(params, &at, 1, layers);
         dict->output_scale = saei_param_piece(params, &at, 1, layers);
+        dict->spread = saei_param_piece(params, &at, 1, ld);
     }
     return at;
 }
@@ -12107,6 +12195,9 @@ static sae_result saei_dictionary_copy(const sae_dictionary *dict, const char *w
     SAEI_TRY(saei_dictionary_unset(dict->ctx, who, &dict->desc, &copy));
     if (dict->num_params) memcpy(copy->params, dict->params, dict->num_params * sizeof(float));
     copy->threshold = dict->threshold;
+    copy->code = dict->code;
+    copy->normalizes = dict->normalizes;
+    copy->target_rms = dict->target_rms;
     copy->rule = dict->rule;
     copy->active_groups = dict->active_groups;
     copy->origin = dict->origin;
@@ -15462,7 +15553,8 @@ typedef enum saei_slot {
     /* of L layers, d of each: */
     SAEI_SLOT_W_ENC_LDM, SAEI_SLOT_W_DEC_LMD, SAEI_SLOT_W_DEC_MLD, SAEI_SLOT_B_DEC_LD,
     SAEI_SLOT_B_ENC_LM, /* of which the sum over the layers is b_enc */
-    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD,
+    SAEI_SLOT_MEAN_LD, SAEI_SLOT_LAYER_SCALE, SAEI_SLOT_LAYER_THRESHOLD, SAEI_SLOT_SPREAD_LD,
+    SAEI_SLOT_TARGET_RMS, SAEI_SLOT_CODE_ID,
     SAEI_SLOT_NOTHING  /* known, and of no use */
 } saei_slot;
 
@@ -15940,10 +16032,12 @@ static size_t saei_slot_shape(const sae_dictionary_desc *desc, saei_slot slot, u
     case SAEI_SLOT_W_DEC_MLD: n = 3, all[1] = layers, all[2] = out / layers; break;
     case SAEI_SLOT_B_ENC_LM: n = 2, all[0] = layers, all[1] = m; break;
     case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_SPREAD_LD:
     case SAEI_SLOT_MEAN_LD: n = 2, all[0] = layers, all[1] = out / layers; break;
     case SAEI_SLOT_LAYER_SCALE:
     case SAEI_SLOT_LAYER_THRESHOLD: all[0] = layers; break;
     case SAEI_SLOT_B_DEC: all[0] = out; break;
+    case SAEI_SLOT_TARGET_RMS:
     case SAEI_SLOT_THRESHOLD: all[0] = 1; break;
     default: break;
     }
@@ -15975,7 +16069,8 @@ static sae_result saei_draft_check(const saei_draft *draft, size_t key) {
                               "%s is %s, allowed are F32, F16, BF16, "
                               "F64",
                               t->name, sae_dtype_name(t->dtype));
-    if (slot == SAEI_SLOT_THRESHOLD && saei_is_scalar(t)) return SAE_OK;
+    if ((slot == SAEI_SLOT_THRESHOLD || slot == SAEI_SLOT_TARGET_RMS) && saei_is_scalar(t))
+        return SAE_OK;
     n = saei_slot_shape(&draft->desc, slot, shape);
     fits = t->ndim == n;
     for (size_t i = 0; fits && i < n; i++) fits = t->shape[i] == shape[i];
@@ -16220,6 +16315,8 @@ static sae_result saei_draft_layers(const saei_draft *draft, size_t key, sae_dic
             SAEI_TRY(saei_draft_read(draft, &layer.tensor, 1, true, dict->W_enc + l * d, dict->ld));
         else if (slot == SAEI_SLOT_B_DEC_LD)
             SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->b_dec + l * out, 0));
+        else if (slot == SAEI_SLOT_SPREAD_LD)
+            SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->spread + l * d, 0));
         else if (slot == SAEI_SLOT_MEAN_LD)
             SAEI_TRY(saei_draft_read(draft, &layer.tensor, -1, false, dict->mean + l * d, 0));
         else
@@ -16258,7 +16355,10 @@ static sae_result saei_draft_place(const saei_draft *draft, size_t key, sae_dict
     case SAEI_SLOT_W_DEC_MLD:
     case SAEI_SLOT_B_DEC_LD:
     case SAEI_SLOT_B_ENC_LM:
+    case SAEI_SLOT_SPREAD_LD:
     case SAEI_SLOT_MEAN_LD: return saei_draft_layers(draft, key, dict);
+    case SAEI_SLOT_TARGET_RMS: return saei_draft_read(draft, t, -1, false, &dict->target_rms, 0);
+    case SAEI_SLOT_CODE_ID:
     case SAEI_SLOT_K:
     case SAEI_SLOT_GROUPS:
     case SAEI_SLOT_NOTHING: break;
@@ -16377,12 +16477,58 @@ static sae_result saei_save_matrix(const sae_dictionary *dict, const float *src,
     return SAE_OK;
 }
 
+/* Tensor `slot` of a CrossCoder, in *copy. Where it knows no normalizer its mean and deviation are
+   NaN, its scale 1. */
+static sae_result saei_save_layers(const sae_dictionary *dict, saei_slot slot, sae_tensor *t,
+                                   float **copy) {
+    const size_t layers = dict->desc.layers, m = dict->desc.dict_size;
+    const size_t d = dict->desc.activation_dim / layers;
+    const bool matrix = slot == SAEI_SLOT_W_ENC_LDM || slot == SAEI_SLOT_W_DEC_LMD;
+    const bool vector = slot == SAEI_SLOT_LAYER_SCALE || slot == SAEI_SLOT_LAYER_THRESHOLD;
+    const float *from = slot == SAEI_SLOT_B_DEC_LD    ? dict->b_dec
+                        : slot == SAEI_SLOT_MEAN_LD   ? dict->mean
+                        : slot == SAEI_SLOT_SPREAD_LD ? dict->spread
+                        : slot == SAEI_SLOT_LAYER_SCALE ? dict->scale : dict->thresholds;
+    const bool known = dict->normalizes || slot == SAEI_SLOT_B_DEC_LD
+                       || slot == SAEI_SLOT_LAYER_THRESHOLD;
+    size_t count = vector ? layers : layers * d;
+    t->ndim = 0;
+    if (slot == SAEI_SLOT_TARGET_RMS || (slot == SAEI_SLOT_LAYER_THRESHOLD && !from)) {
+        t->data = slot == SAEI_SLOT_TARGET_RMS ? &dict->target_rms : &dict->threshold;
+        return SAE_OK;
+    }
+    t->shape[t->ndim++] = layers;
+    if (slot == SAEI_SLOT_W_DEC_LMD) t->shape[t->ndim++] = m;
+    if (!vector) t->shape[t->ndim++] = d;
+    if (slot == SAEI_SLOT_W_ENC_LDM) t->shape[t->ndim++] = m;
+    if (!matrix || saei_mul(count, m, &count))
+        *copy = (float *)saei_alloc(dict->ctx, count, sizeof(float));
+    if (!*copy)
+        return saei_fail(dict->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_save: no memory for %s",
+                         t->name);
+    t->data = *copy;
+    for (size_t i = 0; !matrix && i < count; i++)
+        (*copy)[i] = known ? from[i] : slot == SAEI_SLOT_LAYER_SCALE ? 1 : NAN;
+    for (size_t l = 0; matrix && l < layers; l++) {
+        saei_write_job job;
+        job.src = (slot == SAEI_SLOT_W_ENC_LDM ? dict->W_enc : dict->W_dec) + l * d;
+        job.dst = *copy + l * m * d;
+        job.m = m;
+        job.d = d;
+        job.ld = dict->ld;
+        job.transposed = slot == SAEI_SLOT_W_ENC_LDM;
+        saei_parallel(dict->ctx, saei_ceil_div(m, SAEI_FILE_TILE), saei_write_band, &job);
+    }
+    return SAE_OK;
+}
+
 /* Tensor `slot` of dict. k and groups: room for what the dictionary holds as size_t. */
 static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, int32_t *k,
                                    int64_t *groups, sae_tensor *t, float **copy) {
     const sae_dictionary_desc *desc = &dict->desc;
     const size_t d = desc->activation_dim, m = desc->dict_size, out = saei_output_dim(desc);
     t->dtype = slot == SAEI_SLOT_K ? SAE_I32 : slot == SAEI_SLOT_GROUPS ? SAE_I64 : SAE_F32;
+    if (slot == SAEI_SLOT_CODE_ID) t->dtype = SAE_I64;
     t->ndim = 1;
     t->shape[0] = desc->dict_size;
     switch (slot) {
@@ -16410,6 +16556,19 @@ static sae_result saei_save_tensor(const sae_dictionary *dict, saei_slot slot, i
     case SAEI_SLOT_THRESHOLD:
         t->ndim = 0;
         t->data = &dict->threshold;
+        break;
+    case SAEI_SLOT_W_ENC_LDM:
+    case SAEI_SLOT_W_DEC_LMD:
+    case SAEI_SLOT_B_DEC_LD:
+    case SAEI_SLOT_MEAN_LD:
+    case SAEI_SLOT_SPREAD_LD:
+    case SAEI_SLOT_LAYER_SCALE:
+    case SAEI_SLOT_LAYER_THRESHOLD:
+    case SAEI_SLOT_TARGET_RMS: return saei_save_layers(dict, slot, t, copy);
+    case SAEI_SLOT_CODE_ID:
+        *groups = dict->code;
+        t->ndim = 0;
+        t->data = groups;
         break;
     case SAEI_SLOT_GROUPS:
         for (size_t g = 0; g < desc->num_groups; g++) groups[g] = (int64_t)desc->group_sizes[g];
@@ -16443,10 +16602,28 @@ static sae_result saei_save_keys(const sae_dictionary *dict, const char *name, c
     return result;
 }
 
+/* A CrossCoder, as it was read or trained: its class's state_dict. */
+static sae_result saei_save_crosscoder(const sae_dictionary *dict, const char *name, void **data,
+                                       size_t *size) {
+    static const saei_key keys[] = {
+        { "target_rms", SAEI_SLOT_TARGET_RMS }, { "activation_mean", SAEI_SLOT_MEAN_LD },
+        { "activation_std", SAEI_SLOT_SPREAD_LD },
+        { "activation_global_scale", SAEI_SLOT_LAYER_SCALE },
+        { "code_normalization_id", SAEI_SLOT_CODE_ID },
+        { "encoder.weight", SAEI_SLOT_W_ENC_LDM }, { "encoder.bias", SAEI_SLOT_B_ENC },
+        { "decoder.bias", SAEI_SLOT_B_DEC_LD }, { "decoder.weight", SAEI_SLOT_W_DEC_LMD },
+        { "k", SAEI_SLOT_K }, { "threshold", SAEI_SLOT_LAYER_THRESHOLD }
+    };
+    const bool batch = dict->desc.arch == SAE_ARCH_BATCH_TOP_K;
+    return saei_save_keys(dict, name, keys, sizeof keys / sizeof *keys - (batch ? 0 : 2), data,
+                          size);
+}
+
 /* The reference's state_dict. */
 static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
                                 void **data, size_t *size) {
     const saei_layout *layout;
+    if (dict->code) return saei_save_crosscoder(dict, name, data, size);
     if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: the dictionary is %s with variations (or subtract_b_dec), which the "
@@ -18529,8 +18706,8 @@ static void saei_finetuning_keys(saei_draft *draft) {
     saei_draft_must(draft, "decoder.weight", SAEI_SLOT_W_DEC_LMD, NULL, SAEI_SLOT_NOTHING);
     saei_draft_must(draft, "decoder.bias", SAEI_SLOT_B_DEC_LD, NULL, SAEI_SLOT_NOTHING);
     saei_draft_may(draft, "code_normalization_id", SAEI_SLOT_NOTHING);
-    saei_draft_may(draft, "target_rms", SAEI_SLOT_NOTHING);
-    saei_draft_may(draft, "activation_std", SAEI_SLOT_NOTHING);
+    saei_draft_may(draft, "target_rms", SAEI_SLOT_TARGET_RMS);
+    saei_draft_may(draft, "activation_std", norm ? SAEI_SLOT_SPREAD_LD : SAEI_SLOT_NOTHING);
     if (norm) {
         saei_draft_must(draft, "activation_mean", SAEI_SLOT_MEAN_LD, NULL, SAEI_SLOT_NOTHING);
         saei_draft_must(draft, "activation_global_scale", SAEI_SLOT_LAYER_SCALE, NULL,
@@ -18561,6 +18738,9 @@ static sae_result saei_finetuning_read(saei_load *load, sae_dictionary **out) {
     saei_finetuning_keys(&draft);
     if (!saei_draft_fits(&draft)) return saei_draft_misfit(&draft, "a CrossCoder");
     SAEI_TRY(saei_draft_make(&draft, &dict));
+    dict->code = (int)id;
+    dict->normalizes = dict->scale != NULL;
+    if (!saei_load_find(load, "target_rms")) dict->target_rms = 1;
     for (size_t l = 0; dict->scale && l < dict->desc.layers; l++)
         dict->output_scale[l] = dict->scale[l] + 1e-8f;
     snprintf(name, sizeof name, "%s %s",
@@ -22278,6 +22458,301 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     }
 }
 
+/* ==== >>cpu: rows of layers ===================================== src/backend/cpu_layers.h ==== */
+/* Of crosscoders: a row is `layers` blocks of d floats each, one after the other, d = w's d /
+   layers, at any address. */
+
+typedef struct saei_layers_job {
+    const saei_kernels *kernels;
+    size_t n, m, ld, layers, d; /* d: of a layer */
+    const float *x, *y, *W, *mean, *scale, *sums;
+    float *out, *u;
+    size_t only;
+    bool squared;
+    double norm_share, sum_share;
+    float coef;
+    double *losses; /* [n] */
+    float *weights; /* [n] */
+    float *rows;    /* [workers][3][ld] */
+    const sae_code *code;
+} saei_layers_job;
+
+static saei_layers_job saei_layers_job_of(const sae_work *w, size_t n, size_t layers) {
+    saei_layers_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.layers = layers;
+    j.d = w->shape.d / layers;
+    return j;
+}
+
+static void saei_center_part(void *arg, size_t part) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++)
+        for (size_t c = 0; c < j->layers * j->d; c++) {
+            float *x = j->out + r * j->ld + c;
+            *x = (*x - j->mean[c]) * j->scale[c / j->d];
+        }
+}
+
+static void saei_cpu_center_layers(const sae_work *w, size_t n, size_t layers, const float *mean,
+                                   const float *scale, float *x) {
+    saei_layers_job j = saei_layers_job_of(w, n, layers);
+    j.mean = mean;
+    j.scale = scale;
+    j.out = x;
+    saei_parallel(w->ctx, saei_ceil_div(n, 64), saei_center_part, &j);
+}
+
+static void saei_errors_part(void *arg, size_t part) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, j->n); r < end; r++) {
+        double sum = 0;
+        for (size_t l = 0; l < j->layers; l++) {
+            size_t at = r * j->ld + l * j->d;
+            double square;
+            float norm;
+            if (j->only < j->layers && j->only != l) {
+                memset(j->u + at, 0, j->d * sizeof *j->u);
+                continue;
+            }
+            for (size_t c = 0; c < j->d; c++)
+                j->out[at + c] = j->y ? j->x[at + c] - j->y[at + c] : j->x[at + c];
+            square = saei_squares(j->kernels, j->out + at, j->d);
+            norm = (float)sqrt(square);
+            sum += j->squared ? square : sqrt(square);
+            for (size_t c = 0; c < j->d; c++) {
+                float e = j->out[at + c];
+                j->u[at + c] = j->squared ? e : norm > 0 ? e / norm : 0;
+            }
+        }
+        j->losses[r] = sum;
+    }
+}
+
+static void saei_cpu_layer_errors(const sae_work *w, const float *x_hat, const float *y, size_t n,
+                                  size_t layers, size_t only, bool squared, float *e, float *u,
+                                  double *loss) {
+    saei_layers_job j = saei_layers_job_of(w, n, layers);
+    double mean;
+    j.x = x_hat;
+    j.y = y;
+    j.out = e;
+    j.u = u;
+    j.only = only;
+    j.squared = squared;
+    j.losses = saei_cpu_scratch_of(w).doubles;
+    saei_parallel(w->ctx, saei_ceil_div(n, 16), saei_errors_part, &j);
+    mean = saei_sum_doubles(j.losses, n) / ((double)n * (double)layers);
+    *loss = only && only < layers ? *loss + mean : mean;
+}
+
+static void saei_layer_norms_part(void *arg, size_t part) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++) {
+        double all = 0, sum = 0;
+        for (size_t l = 0; l < j->layers; l++) {
+            double square;
+            if (j->only < j->layers && j->only != l) continue;
+            square = saei_squares(j->kernels, j->W + i * j->ld + l * j->d, j->d);
+            all += square;
+            sum += sqrt(square);
+        }
+        j->out[i] = (float)(j->only < j->layers ? sum
+                                                : j->norm_share * sqrt(all) + j->sum_share * sum);
+    }
+}
+
+static void saei_cpu_layer_norms(const sae_work *w, const float *W, size_t m, size_t layers,
+                                 size_t only, double norm_share, double sum_share, float *out) {
+    saei_layers_job j = saei_layers_job_of(w, 0, layers);
+    j.W = W;
+    j.m = m;
+    j.only = only;
+    j.norm_share = norm_share;
+    j.sum_share = sum_share;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_layer_norms_part, &j);
+}
+
+static void saei_layer_norm_grad_part(void *arg, size_t part) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++) {
+        double all = 0;
+        if (j->sums[i] == 0) continue;
+        for (size_t l = 0; l < j->layers; l++)
+            all += saei_squares(j->kernels, j->W + i * j->ld + l * j->d, j->d);
+        all = sqrt(all);
+        for (size_t l = 0; l < j->layers; l++) {
+            size_t at = i * j->ld + l * j->d;
+            double own = sqrt(saei_squares(j->kernels, j->W + at, j->d));
+            double slope = (all > 0 ? j->norm_share / all : 0) + (own > 0 ? j->sum_share / own : 0);
+            float c = (float)((double)j->coef * (double)j->sums[i] * slope);
+            for (size_t k = at; k < at + j->d; k++) j->out[k] = fmaf(c, j->W[k], j->out[k]);
+        }
+    }
+}
+
+static void saei_cpu_layer_norm_grad(const sae_work *w, const float *W, size_t m, size_t layers,
+                                     double norm_share, double sum_share, const float *sums,
+                                     float coef, float *grad) {
+    saei_layers_job j = saei_layers_job_of(w, 0, layers);
+    j.W = W;
+    j.m = m;
+    j.norm_share = norm_share;
+    j.sum_share = sum_share;
+    j.sums = sums;
+    j.coef = coef;
+    j.out = grad;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_layer_norm_grad_part, &j);
+}
+
+static void saei_weigh_part(void *arg, size_t part) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    for (size_t i = part * 64, end = saei_part_end(part, 64, j->m); i < end; i++)
+        j->kernels->scale(j->ld, j->scale[i], j->W + i * j->ld, j->out + i * j->ld);
+}
+
+static void saei_cpu_weigh_rows(const sae_work *w, const float *W, const float *bias,
+                                const float *weight, size_t m, float *W_out, float *bias_out) {
+    saei_layers_job j = saei_layers_job_of(w, 0, 1);
+    j.W = W;
+    j.m = m;
+    j.scale = weight;
+    j.out = W_out;
+    saei_parallel(w->ctx, saei_ceil_div(m, 64), saei_weigh_part, &j);
+    for (size_t i = 0; i < m; i++) bias_out[i] = weight[i] * bias[i];
+}
+
+static void saei_unweigh_part(void *arg, size_t part) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    const sae_code *c = j->code;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, c->rows); r < end; r++)
+        for (size_t k = r * c->stride; k < r * c->stride + c->count[r]; k++)
+            if (c->value[k] != 0) c->value[k] /= j->scale[c->latent[k]];
+}
+
+static void saei_cpu_unweigh(const sae_work *w, const float *weight, sae_code *code) {
+    saei_layers_job j = saei_layers_job_of(w, 0, 1);
+    j.scale = weight;
+    j.code = code;
+    saei_parallel(w->ctx, saei_ceil_div(code->rows, 16), saei_unweigh_part, &j);
+}
+
+/* Weights 1 / distance from the guess, in layer j->only. */
+static void saei_layer_median_part(void *arg, size_t part, size_t worker) {
+    saei_layers_job *j = (saei_layers_job *)arg;
+    float *diff = j->rows + worker * 3 * j->ld + 2 * j->ld;
+    for (size_t r = part * 64, end = saei_part_end(part, 64, j->n); r < end; r++) {
+        float norm;
+        for (size_t c = 0; c < j->d; c++)
+            diff[c] = j->x[r * j->ld + j->only * j->d + c] - j->out[j->only * j->d + c];
+        norm = (float)sqrt(saei_squares(j->kernels, diff, j->d));
+        j->weights[r] = 1 / (norm > 1e-20f ? norm : 1e-20f);
+    }
+}
+
+/* As saei_cpu_geometric_median, each layer for itself; rounds are those of the slowest. */
+static void saei_cpu_layer_median(const sae_work *w, const float *x, size_t n, size_t layers,
+                                  float *out) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_layers_job j = saei_layers_job_of(w, n, layers);
+    const double *sum = saei_block_sum(w, x, NULL, n);
+    float *move = s.rows;
+    bool moves = true;
+    for (size_t c = 0; c < j.ld; c++) out[c] = (float)(sum[c] / (double)n);
+    j.x = x;
+    j.out = out;
+    j.weights = (float *)(void *)s.doubles;
+    j.rows = s.rows;
+    for (int round = 0; round < 100 && moves; round++) {
+        moves = false;
+        for (j.only = 0; j.only < layers; j.only++) {
+            double total[2] = { 0, 0 };
+            size_t at = j.only * j.d;
+            saei_parallel_workers(w->ctx, saei_ceil_div(n, 64), saei_layer_median_part, &j);
+            for (size_t r = 0; r < n; r++) saei_sum_add(total, r, (double)j.weights[r]);
+            total[0] += total[1];
+            for (size_t r = 0; r < n; r++) j.weights[r] = (float)((double)j.weights[r] / total[0]);
+            sum = saei_block_sum(w, x, j.weights, n);
+            for (size_t c = 0; c < j.d; c++) {
+                move[c] = (float)sum[at + c] - out[at + c];
+                out[at + c] = (float)sum[at + c];
+            }
+            moves = moves || !(sqrt(saei_squares(j.kernels, move, j.d)) < 1e-5);
+        }
+    }
+}
+
+static void saei_cpu_count_quiet(const sae_work *w, const sae_code *code, const float *weight,
+                                 float cut, size_t m, uint64_t *since) {
+    uint32_t *loud = saei_cpu_scratch_of(w).integers; /* [m] */
+    memset(loud, 0, m * sizeof *loud);
+    for (size_t r = 0; r < code->rows; r++)
+        for (size_t k = r * code->stride; k < r * code->stride + code->count[r]; k++) {
+            uint32_t i = code->latent[k];
+            if ((weight ? weight[i] : 1) * code->value[k] > cut) loud[i] = 1;
+        }
+    for (size_t i = 0; i < m; i++) since[i] = loud[i] ? 0 : since[i] + 1;
+}
+
+/* Rows of a draw in proportion to (mean_l norm(e_l))^2, without replacement, into draws. */
+static void saei_layer_draws(const sae_work *w, const float *e, size_t n, size_t layers,
+                             uint64_t seed, uint64_t step, saei_draw *draws) {
+    saei_layers_job j = saei_layers_job_of(w, n, layers);
+    saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
+    for (size_t r = 0; r < n; r++) {
+        double norm = 0, u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
+        for (size_t l = 0; l < layers; l++)
+            norm += sqrt(saei_squares(j.kernels, e + r * j.ld + l * j.d, j.d));
+        norm /= (double)layers;
+        draws[r].row = r;
+        draws[r].key = norm > 0 ? -saei_ln(u) / (norm * norm) : HUGE_VAL;
+    }
+    qsort(draws, n, sizeof *draws, saei_draw_compare);
+}
+
+static void saei_cpu_layer_resample(const sae_work *w, const float *x, const float *e, size_t n,
+                                    size_t layers, const uint64_t *since, uint64_t threshold,
+                                    size_t m, uint64_t seed, uint64_t step, float *const enc[3],
+                                    float *const dec[3], float *const bias[3], double *count) {
+    saei_layers_job j = saei_layers_job_of(w, n, layers);
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    double *alive = s.doubles; /* [layers] */
+    size_t living = 0, used = 0;
+    memset(alive, 0, layers * sizeof *alive);
+    for (size_t i = 0; i < m; i++) {
+        if (since[i] > threshold) continue;
+        living++;
+        for (size_t l = 0; l < layers; l++)
+            alive[l] += sqrt(saei_squares(j.kernels, enc[0] + i * j.ld + l * j.d, j.d));
+    }
+    *count = (double)saei_min(m - living, n);
+    if (living == m) return;
+    saei_layer_draws(w, e, n, layers, seed, step, s.draws);
+    for (size_t i = 0; i < m && used < n; i++) {
+        const float *from;
+        if (since[i] <= threshold) continue;
+        from = x + s.draws[used++].row * j.ld;
+        for (size_t l = 0; l < layers; l++) {
+            size_t at = l * j.d, to = i * j.ld + at;
+            float norm = (float)sqrt(saei_squares(j.kernels, from + at, j.d));
+            float scale = living ? (float)(alive[l] / (double)living * 0.05) : 0;
+            for (size_t c = 0; c < j.d; c++) {
+                enc[0][to + c] = from[at + c] * scale;
+                dec[0][to + c] = norm > 0 ? from[at + c] / norm : 0;
+            }
+        }
+        for (int k = 0; k < 3; k++) {
+            if (k && enc[k]) memset(enc[k] + i * j.ld, 0, j.ld * sizeof(float));
+            if (k && dec[k]) memset(dec[k] + i * j.ld, 0, j.ld * sizeof(float));
+            if (bias[k]) bias[k][i] = 0;
+        }
+    }
+}
+
 /* ==== >>cpu: Adam ================================================= src/backend/cpu_adam.h ==== */
 
 typedef struct saei_adam_job {
@@ -22553,7 +23028,8 @@ enum { /* traits of a scheme */
     SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
     SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
-    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_SCALED = 1 << 11,     /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_LAYERS = 1 << 12      /* a crosscoder: rows are of num_layers layers */
 };
 
 /* A training scheme: what sets it apart from the others. */
@@ -22572,7 +23048,7 @@ typedef struct saei_scheme {
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_RESAMPLED, SAEI_S_GROUPS,
     SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
@@ -22586,6 +23062,7 @@ enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
     float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+    float *thresholds, *mean, *scale;
 } saei_params;
 
 struct sae_trainer {
@@ -22609,6 +23086,7 @@ struct sae_trainer {
     saei_params param, grad, first, second;
     float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
     float *groups;                      /* [num_groups][batch][ld] */
+    float *weighed, *weighed_bias;      /* crosscoders: W_enc and b_enc by the weights */
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
@@ -22955,6 +23433,183 @@ static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_sta
     return s->l2_loss + s->sparsity_loss;
 }
 
+/* ==== >>trainer: crosscoders ====================================== src/train/crosscoder.h ==== */
+/* Lindsey et al. 2024, Minder et al. 2025. A crosscoder is a dictionary over rows of L layers, one
+   after the other; e_l, W_dec[i]_l are the columns of layer l, n_li = norm(W_dec[i]_l). The weight
+   w_i of latent i, by which it is penalised or chosen, follows from the n_li. */
+
+/* The shares of norm(W_dec[i]) and of sum_l n_li in w; false: w is 1. */
+static bool saei_code_shares(const sae_trainer_desc *h, double *norm, double *sum) {
+    *norm = h->code_normalization == SAE_CODE_SAE ? 1 : 0;
+    *sum = h->code_normalization == SAE_CODE_SAE ? 0 : 1;
+    if (h->code_normalization == SAE_CODE_MIXED) {
+        *norm = saei_number_of(h->code_normalization_alpha_sae);
+        *sum = saei_number_of(h->code_normalization_alpha_cc);
+    }
+    return h->code_normalization != SAE_CODE_NONE;
+}
+
+/* w into t->weight, or the n_li of layer `only`. */
+static void saei_code_weights(sae_trainer *t, size_t only) {
+    double norm, sum;
+    saei_code_shares(&t->desc, &norm, &sum);
+    t->ops->layer_norms(&t->w, t->param.W_dec, t->desc.dict_size, t->desc.num_layers, only, norm,
+                        sum, t->weight);
+}
+
+/* CROSSCODER: mean_nl norm(e_l), or mean_nl norm(e_l)^2, + l1_penalty mean_n sum_i f_i w_i, whose
+   gradient flows into W_dec too. Latents are counted as quiet where f_i w_i <= 1e-4. */
+static void saei_grads_crosscoder(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    const size_t m = h->dict_size, layers = h->num_layers;
+    double norm, sum, coef = saei_number_of(h->l1_penalty);
+    float alpha = (float)((h->use_mse_loss ? 2.0 : 1.0) / ((double)t->n * (double)layers));
+    const float *weight = saei_code_shares(h, &norm, &sum) ? t->weight : NULL;
+    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+    ops->layer_errors(&t->w, t->e, t->y, t->n, layers, layers, h->use_mse_loss, t->e, t->r,
+                      t->scalars + SAEI_S_L2);
+    ops->dots(&t->w, &t->code, t->r, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+    if (weight) saei_code_weights(t, layers);
+    ops->penalty(&t->w, SAE_PENALTY_L1, 1, coef, weight, &t->code, t->code.value, t->code.grad,
+                 t->scalars + SAEI_S_SPARSITY);
+    saei_index_batch(t, &t->code, 0);
+    ops->count_quiet(&t->w, &t->code, weight, 1e-4f, m, t->since);
+    saei_latent_grads(t, t->r, alpha, false);
+    if (weight) {
+        ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
+        ops->layer_norm_grad(&t->w, t->param.W_dec, m, layers, norm, sum, t->sums,
+                             (float)(coef / (double)t->n), t->grad.W_dec);
+    }
+    ops->column_sums(&t->w, t->r, t->n, alpha, t->grad.b_dec);
+}
+
+static double saei_loss_crosscoder(const sae_trainer *t, const double *v, sae_stats *s) {
+    if (t->desc.resample_steps != SAE_NONE) s->resampled = v[SAEI_S_RESAMPLED];
+    return s->l2_loss + saei_number_of(t->desc.l1_penalty) * s->sparsity_loss;
+}
+
+/* Latents chosen by f w, with their f as values; *threshold: of f w, or NULL. */
+static void saei_choose_weighed(sae_trainer *t, sae_select select, size_t k, sae_code *code,
+                                bool listed, float *threshold) {
+    sae_encode_args a = saei_encode_args_of(&t->view, select, t->xc, t->n);
+    bool weighed = t->desc.code_normalization != SAE_CODE_NONE;
+    a.W = weighed ? t->weighed : t->param.W_enc;
+    a.bias = weighed ? t->weighed_bias : t->param.b_enc;
+    a.list = listed ? t->list : NULL;
+    a.list_count = t->list_count;
+    a.k = k;
+    a.warm = t->warm;
+    if (weighed)
+        t->ops->weigh_rows(&t->w, t->param.W_enc, t->param.b_enc, t->weight, t->desc.dict_size,
+                           t->weighed, t->weighed_bias);
+    t->ops->encode(&t->w, &a, code);
+    if (threshold)
+        t->ops->update_threshold(&t->w, code, false, saei_number_of(t->desc.threshold_beta),
+                                 threshold);
+    if (weighed) t->ops->unweigh(&t->w, t->weight, code);
+}
+
+/* Of the dead latents the top_k_aux largest f w of each row reconstruct e, whose gradient is left
+   alone: auxk_alpha times the share of its variance that they miss. */
+static void saei_grads_crosscoder_aux(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    const size_t m = t->desc.dict_size;
+    ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold, m, t->list, t->list_count);
+    if (!t->aux.stride) return;
+    saei_code_weights(t, t->desc.num_layers);
+    saei_choose_weighed(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true, NULL);
+    ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+    ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, saei_number_of(t->desc.auxk_alpha),
+                       t->r, t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
+    ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+    saei_index_batch(t, &t->aux, 0);
+    saei_latent_grads(t, t->r, 1, true);
+}
+
+/* BATCH_TOP_K_CROSSCODER: mean_nl norm(e_l) + auxk_alpha auxk, where the k n largest f_i w_i of the
+   batch are kept; DECOUPLED: the k n largest f_i n_li of each layer, for that layer. */
+static void saei_grads_crosscoder_top_k(sae_trainer *t) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    const size_t m = h->dict_size, layers = h->num_layers;
+    const bool apart = h->code_normalization == SAE_CODE_DECOUPLED;
+    const float alpha = (float)(1 / ((double)t->n * (double)layers));
+    const bool counts = (uint64_t)t->now.step > saei_steps_of(h->threshold_start_step);
+    float *threshold = apart ? t->param.thresholds : t->threshold;
+    for (size_t c = 0; c < (apart ? layers : 1); c++) {
+        saei_code_weights(t, apart ? c : layers);
+        saei_choose_weighed(t, SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k, &t->code, false,
+                            counts ? threshold + c : NULL);
+        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+        ops->layer_errors(&t->w, t->r, t->y, t->n, layers, apart ? c : layers, false, t->e, t->r,
+                          t->scalars + SAEI_S_L2);
+        ops->dots(&t->w, &t->code, t->r, t->param.W_dec, 0, m, alpha, t->code.value, t->code.grad);
+        saei_index_batch(t, &t->code, 0);
+        ops->fired(&t->w, &t->index, 0, c ? 0 : t->n, t->since);
+        saei_latent_grads(t, t->r, alpha, c > 0);
+    }
+    if (apart) /* the directions of all layers */
+        ops->layer_errors(&t->w, t->e, NULL, t->n, layers, layers, false, t->e, t->r,
+                          t->scalars + SAEI_S_SCRATCH);
+    ops->column_sums(&t->w, t->r, t->n, alpha, t->grad.b_dec);
+    if (t->now.rows_seen + (double)t->n >= (double)h->dead_feature_threshold)
+        saei_grads_crosscoder_aux(t);
+}
+
+static double saei_loss_crosscoder_top_k(const sae_trainer *t, const double *v, sae_stats *s) {
+    s->sparsity_loss = NAN;
+    s->auxk_loss = v[SAEI_S_NORM];
+    s->pre_norm_auxk_loss = v[SAEI_S_PRE_NORM];
+    s->effective_l0 = s->k_current_value = t->used_k;
+    return s->l2_loss + saei_number_of(t->desc.auxk_alpha) * s->auxk_loss;
+}
+
+/* ---- around the gradients ---- */
+
+/* Before the update of a step: the k of it, from k_max down to k; halves go to the even number. */
+static void saei_begin_crosscoder(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    uint64_t over = saei_steps_of(h->k_annealing_steps);
+    if (saei_has_trait(t, SAEI_TOP_K)) {
+        double k = (double)h->k, most = (double)h->k_max;
+        if (!over) k = most;
+        else if (step < over) k = rint(most - (most - k) * (double)step / (double)over);
+        t->now.k = k < 1 ? 1 : k;
+    }
+    if (t->view.normalizes)
+        t->ops->center_layers(&t->w, t->n, h->num_layers, t->param.mean, t->param.scale, t->x);
+    if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
+        t->ops->layer_median(&t->w, t->x, t->n, h->num_layers, t->param.b_dec);
+}
+
+/* After the update of steps with t mod resample_steps == 0: errors of the new weights. */
+static void saei_resample_crosscoder(sae_trainer *t, uint64_t step) {
+    const sae_trainer_desc *h = &t->desc;
+    uint64_t every = saei_steps_of(h->resample_steps);
+    const size_t m = h->dict_size;
+    float *enc[3], *dec[3], *bias[3];
+    if (!every) return;
+    if (step % every) {
+        t->ops->zero(&t->w, t->scalars + SAEI_S_RESAMPLED, sizeof(double));
+        return;
+    }
+    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
+    t->l0_known = true;
+    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
+    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    for (int i = 0; i < 3; i++) {
+        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
+        enc[i] = p->W_enc;
+        dec[i] = p->W_dec;
+        bias[i] = p->b_enc;
+    }
+    t->ops->layer_resample(&t->w, t->x, t->r, t->n, h->num_layers, t->since, every / 2, m, h->seed,
+                           step, enc, dec, bias, t->scalars + SAEI_S_RESAMPLED);
+}
+
 /* ==== >>trainer: schemes ============================================= src/train/schemes.h ==== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
    that every trainer has may be left out: first what the reference writes into config.json, in its
@@ -23010,7 +23665,19 @@ static const saei_scheme saei_schemes[] = {
       saei_grads_jump_relu, saei_loss_jump_relu,
       "trainer_class dict_class lr steps seed activation_dim dict_size device layer lm_name "
       "wandb_name submodule_name bandwidth sparsity_penalty sparsity_warmup_steps target_l0 "
-      "+ dead_feature_threshold" }
+      "+ dead_feature_threshold" },
+    { SAE_TRAINER_CROSSCODER, 1e-3, 0.9, SAE_SPARSITY_L1, SAEI_LAYERS, saei_grads_crosscoder,
+      saei_loss_crosscoder,
+      "dict_class trainer_class activation_dim dict_size lr l1_penalty warmup_steps resample_steps "
+      "device layer lm_name wandb_name submodule_name use_mse_loss code_normalization "
+      "code_normalization_alpha_sae code_normalization_alpha_cc num_layers" },
+    { SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_LAYERS | SAEI_CLIPPED | SAEI_DEAD | SAEI_TOP_K | SAEI_AUXK | SAEI_MEDIAN | SAEI_SCALED,
+      saei_grads_crosscoder_top_k, saei_loss_crosscoder_top_k,
+      "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
+      "threshold_start_step top_k_aux seed activation_dim dict_size k k_annealing_steps "
+      "code_normalization code_normalization_alpha_sae code_normalization_alpha_cc device layer "
+      "lm_name wandb_name submodule_name k_max dead_feature_threshold num_layers" }
 };
 enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
 
@@ -23047,7 +23714,7 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_CODE, SAEI_FIELD_FLAG
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -23139,11 +23806,20 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
              SAEI_SAID("for config.json")),
     SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
-             SAEI_SAID("for config.json"))
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(num_layers, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required (or as --layers)")),
+    SAEI_ROW(code_normalization, CODE, REFUSED, DEFAULT, 0, SAEI_SAID("CROSSCODER")),
+    SAEI_ROW(code_normalization_alpha_sae, REAL, OFF, DEFAULT, 0, SAEI_IS(1)),
+    SAEI_ROW(code_normalization_alpha_cc, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
+    SAEI_ROW(use_mse_loss, FLAG, REFUSED, DEFAULT, 0, SAEI_SAID("false")),
+    SAEI_ROW(k_max, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("k")),
+    SAEI_ROW(k_annealing_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE)
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
+static const char *const saei_code_names[] = { "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
+enum { SAEI_NUM_CODES = sizeof saei_code_names / sizeof saei_code_names[0] };
 
 static bool saei_has_field(const saei_scheme *scheme, const saei_field *f) {
     return (f->flags & SAEI_EVERY) || saei_scheme_names(scheme, f->key);
@@ -23178,6 +23854,8 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_SPARSITY: return "l1, entropy, Lp or Lp^p";
     case SAEI_FIELD_NORM: return "mse or norm";
     case SAEI_FIELD_INTEGER: return "a whole number";
+    case SAEI_FIELD_CODE: return "CROSSCODER, SAE, MIXED, NONE or DECOUPLED";
+    case SAEI_FIELD_FLAG: return "true or false";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -23229,7 +23907,13 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                        !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
                        : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
-    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    if (!desc->top_k_aux) { /* of one layer */
+        size_t layers = scheme->traits & SAEI_LAYERS ? saei_max(desc->num_layers, 1) : 1;
+        desc->top_k_aux = saei_max(desc->activation_dim / layers / 2, 1);
+    }
+    if ((scheme->traits & SAEI_LAYERS) && !desc->code_normalization)
+        desc->code_normalization = SAE_CODE_CROSSCODER;
+    if ((scheme->traits & SAEI_LAYERS) && !desc->k_max) desc->k_max = desc->k;
     for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
         saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
     saei_default_steps(&desc->anneal_end, steps);
@@ -23383,6 +24067,30 @@ static sae_result saei_sparsity_check(const saei_check *c) {
     return SAE_OK;
 }
 
+/* Of a crosscoder. */
+static sae_result saei_code_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    if (h->activation_dim % h->num_layers)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: num_layers is %zu, it must divide "
+                         "activation_dim, the %zu columns of a row", c->who, h->num_layers,
+                         h->activation_dim);
+    if (h->code_normalization < SAE_CODE_CROSSCODER || h->code_normalization > SAE_CODE_DECOUPLED)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: code_normalization is %d, allowed are 1 to "
+                         "%d", c->who, (int)h->code_normalization, (int)SAE_CODE_DECOUPLED);
+    if (h->code_normalization == SAE_CODE_MIXED
+        && !(saei_number_of(h->code_normalization_alpha_sae) > 0)
+        && !(saei_number_of(h->code_normalization_alpha_cc) > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: code_normalization_alpha_sae and _cc are "
+                         "0, with MIXED one of them must be above", c->who);
+    if ((c->scheme->traits & SAEI_TOP_K) && (h->k_max < h->k || h->k_max > h->dict_size))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: k_max is %zu, allowed are k, %zu, to "
+                         "dict_size, %zu", c->who, h->k_max, h->k, h->dict_size);
+    if ((c->scheme->traits & SAEI_TOP_K) && h->k > h->dict_size)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu",
+                         c->who, h->k, h->dict_size);
+    return SAE_OK;
+}
+
 /* A desc whose defaults are set. */
 static sae_result saei_desc_check(const sae_context *ctx, const char *who,
                                   const sae_trainer_desc *h) {
@@ -23404,6 +24112,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
     SAEI_TRY(saei_decay_check(&c));
     SAEI_TRY(saei_groups_check(&c));
     SAEI_TRY(saei_sparsity_check(&c));
+    if (c.scheme->traits & SAEI_LAYERS) SAEI_TRY(saei_code_check(&c));
     if ((c.scheme->traits & SAEI_TOP_K) && saei_steps_of(h->k_anneal_steps)
         && h->activation_dim <= h->k)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "
@@ -23413,6 +24122,130 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
     return SAE_OK;
+}
+
+/* ==== >>trainer: the start of a crosscoder ================== src/train/crosscoder_start.h ==== */
+
+/* What of its dictionary a crosscoder's trainer adds: there always is a normalizer, which does
+   nothing where none is known. */
+static void saei_crosscoder_desc(const sae_trainer_desc *h, sae_dictionary_desc *out) {
+    static const sae_gate gates[] = { SAE_GATE_NONE, SAE_GATE_NORM_SUM, SAE_GATE_NORM,
+                                      SAE_GATE_MIXED, SAE_GATE_NONE, SAE_GATE_NORM };
+    out->layers = h->num_layers;
+    out->normalizer = true;
+    if (h->kind != SAE_TRAINER_BATCH_TOP_K_CROSSCODER) return;
+    out->no_b_dec_subtraction = true;
+    out->gate = gates[h->code_normalization];
+    out->layer_codes = h->code_normalization == SAE_CODE_DECOUPLED;
+    if (out->gate != SAE_GATE_MIXED) return;
+    out->gate_norm = saei_number_of(h->code_normalization_alpha_sae);
+    out->gate_norm_sum = saei_number_of(h->code_normalization_alpha_cc);
+}
+
+/* Whether the context's backend trains kind. */
+static sae_result saei_crosscoder_backend(const sae_context *ctx, const char *who,
+                                          sae_trainer_kind kind) {
+    const sae_backend *ops = saei_backend_of(ctx);
+    const char *missing = NULL;
+    if (!(saei_scheme_of(kind)->traits & SAEI_LAYERS)) return SAE_OK;
+#define SAEI_CHECK(result, operation, need, parameters, arguments)                                 \
+    if (!missing && !ops->operation) missing = #operation;
+    SAE_BACKEND_LAYERS(SAEI_CHECK)
+#undef SAEI_CHECK
+    if (!missing) return SAE_OK;
+    return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: the backend \"%s\" has no %s, which %s needs; "
+                     "the CPU's has it", who, ops->name, missing, sae_trainer_name(kind));
+}
+
+typedef struct saei_crosscoder_job {
+    sae_dictionary *dict;
+    bool unit; /* rows of each layer to norm 1 */
+} saei_crosscoder_job;
+
+/* W_enc uniform within sqrt(6 / (d m)), d of one layer; W_dec the same. */
+static void saei_crosscoder_draw(void *arg, size_t part) {
+    saei_crosscoder_job *job = (saei_crosscoder_job *)arg;
+    sae_dictionary *dict = job->dict;
+    const sae_dictionary_desc *h = &dict->desc;
+    const size_t d = h->activation_dim / h->layers, end = saei_min((part + 1) * 64, h->dict_size);
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT);
+    const double width = sqrt(6.0 / ((double)d * (double)h->dict_size));
+    for (size_t i = part * 64; i < end; i++) {
+        float *enc = dict->W_enc + i * dict->ld;
+        for (size_t c = 0; c < h->activation_dim; c++) {
+            double u = saei_random_uniform(&random, (uint64_t)i * h->activation_dim + c);
+            enc[c] = (float)((2 * u - 1) * width);
+        }
+        for (size_t l = 0; job->unit && l < h->layers; l++) {
+            float norm = (float)sqrt(saei_squares(dict->ctx->kernels, enc + l * d, d));
+            for (size_t c = l * d; norm > 0 && c < (l + 1) * d; c++) enc[c] /= norm;
+        }
+        memcpy(dict->W_dec + i * dict->ld_out, enc, h->activation_dim * sizeof *enc);
+    }
+}
+
+/* What init holds, into `to`, which has the trainer's desc. */
+static sae_result saei_crosscoder_take(sae_trainer *t, const sae_dictionary *from,
+                                       sae_dictionary *to) {
+    const sae_dictionary_desc *has = &from->desc, *want = &to->desc;
+    if (!from->code || has->arch != want->arch)
+        return saei_fail(t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: init is %s, which holds "
+                         "%s%s; the trainer has a %s", t->desc.init, sae_arch_name(has->arch),
+                         from->code ? " of layers" : "",
+                         t->desc.kind == SAE_TRAINER_CROSSCODER ? "CrossCoder"
+                                                                : "BatchTopKCrossCoder");
+    if (has->activation_dim != want->activation_dim || has->layers != want->layers
+        || has->dict_size != want->dict_size || has->layer_codes != want->layer_codes)
+        return saei_fail(t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of "
+                         "%zu layers of %zu dimensions%s, the trainer has %zu of %zu of %zu%s",
+                         t->desc.init, has->dict_size, has->layers,
+                         has->activation_dim / has->layers, has->layer_codes ? ", decoupled" : "",
+                         want->dict_size, want->layers, want->activation_dim / want->layers,
+                         want->layer_codes ? ", decoupled" : "");
+    memcpy(to->W_enc, from->W_enc, want->dict_size * to->ld * sizeof(float));
+    memcpy(to->W_dec, from->W_dec, want->dict_size * to->ld * sizeof(float));
+    memcpy(to->b_enc, from->b_enc, want->dict_size * sizeof(float));
+    memcpy(to->b_dec, from->b_dec, to->ld * sizeof(float));
+    to->threshold = from->threshold;
+    for (size_t l = 0; to->thresholds && l < want->layers; l++)
+        to->thresholds[l] = from->thresholds[l];
+    to->target_rms = from->target_rms;
+    to->normalizes = from->normalizes;
+    if (!from->normalizes) return SAE_OK;
+    memcpy(to->mean, from->mean, to->ld * sizeof(float));
+    memcpy(to->spread, from->spread, to->ld * sizeof(float));
+    for (size_t l = 0; l < want->layers; l++) {
+        to->scale[l] = from->scale[l];
+        to->output_scale[l] = from->output_scale[l];
+    }
+    return SAE_OK;
+}
+
+/* The start: init's tensors and buffers, or the class's own. */
+static sae_result saei_crosscoder_start(sae_trainer *t, sae_dictionary **out) {
+    sae_dictionary *to = NULL, *from = NULL;
+    sae_result result = sae_dictionary_create(t->ctx, &t->view.desc, &to);
+    if (result != SAE_OK) return result;
+    to->target_rms = 1;
+    if (!t->desc.init) {
+        saei_crosscoder_job job;
+        job.dict = to;
+        job.unit = t->desc.kind == SAE_TRAINER_BATCH_TOP_K_CROSSCODER;
+        saei_parallel(t->ctx, saei_ceil_div(to->desc.dict_size, 64), saei_crosscoder_draw, &job);
+    } else {
+        sae_load_desc load;
+        memset(&load, 0, sizeof load);
+        load.raw = true;
+        result = sae_dictionary_load(t->ctx, &load, t->desc.init, &from);
+        if (result == SAE_OK) result = saei_crosscoder_take(t, from, to);
+        sae_dictionary_destroy(from);
+    }
+    t->view.code = (int)t->desc.code_normalization;
+    t->view.normalizes = to->normalizes;
+    t->view.target_rms = to->target_rms;
+    if (result == SAE_OK) *out = to;
+    else sae_dictionary_destroy(to);
+    return result;
 }
 
 /* ==== >>trainer: create =============================================== src/train/create.h ==== */
@@ -23432,6 +24265,9 @@ static bool saei_params_make(sae_trainer *t, saei_params *p) {
     p->aux0 = shape.aux0;
     p->aux1 = shape.aux1;
     p->b_dec = shape.b_dec;
+    p->thresholds = shape.thresholds;
+    p->mean = shape.mean;
+    p->scale = shape.scale;
     return true;
 }
 
@@ -23518,7 +24354,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
+    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)
+        && !saei_has_trait(t, SAEI_LAYERS)) {
         t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
@@ -23532,6 +24369,13 @@ static bool saei_trainer_memory(sae_trainer *t) {
                         ? (float *)saei_device(t, all, sizeof(float))
                         : NULL;
         ok = t->groups != NULL;
+    }
+    if (ok && saei_has_trait(t, SAEI_LAYERS) && saei_has_trait(t, SAEI_TOP_K)) {
+        size_t all;
+        t->weighed = saei_mul(h->dict_size, t->view.ld, &all)
+                         ? (float *)saei_device(t, all, sizeof(float)) : NULL;
+        t->weighed_bias = (float *)saei_device(t, m, sizeof(float));
+        ok = t->weighed && t->weighed_bias;
     }
     if (!ok) return false;
     t->bad = t->list_count + 1;
@@ -23563,6 +24407,7 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->activation_dim = h->activation_dim;
     out->dict_size = h->dict_size;
     out->seed = h->seed;
+    if (traits & SAEI_LAYERS) saei_crosscoder_desc(h, out);
     if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
     if (!(traits & SAEI_NESTED)) return;
@@ -23581,7 +24426,8 @@ static sae_result saei_trainer_start(sae_trainer *t) {
     const sae_dictionary_desc *want = &t->view.desc;
     sae_dictionary *from = NULL;
     const double none = -1; /* auxk: no dead latents so far */
-    if (t->desc.init) {
+    if (saei_has_trait(t, SAEI_LAYERS)) SAEI_TRY(saei_crosscoder_start(t, &from));
+    else if (t->desc.init) {
         sae_load_desc load;
         memset(&load, 0, sizeof load);
         load.arch = want->arch;
@@ -23706,6 +24552,7 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
+    SAEI_TRY(saei_crosscoder_backend(ctx, who, h.kind));
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
     saei_trainer_init(t, ctx, &h, &shape);
@@ -23948,6 +24795,9 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
                                  t->desc.activation_dim));
+    if (target && saei_has_trait(t, SAEI_LAYERS))
+        return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is given, a "
+                         "crosscoder reconstructs its input");
     if (!n || n > t->desc.batch_size)
         return saei_fail(t->ctx, SAE_ERR_INVALID,
                          "sae_trainer_step: n is %zu rows, allowed are 1 to "
@@ -23958,16 +24808,18 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     step = (uint64_t)t->now.step;
     t->scale = sae_sparsity_factor(&t->schedule, step);
     t->coef = t->now.sparsity_coeff;
-    t->used_k = t->now.k;
     t->penalty = t->scalars + SAEI_S_SPARSITY;
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
-    if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
+    if (saei_has_trait(t, SAEI_LAYERS)) saei_begin_crosscoder(t, step);
+    else if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+    t->used_k = t->now.k;
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
-    saei_resample(t, step);
+    if (saei_has_trait(t, SAEI_LAYERS)) saei_resample_crosscoder(t, step);
+    else saei_resample(t, step);
     if (t->ops->end_step) t->ops->end_step(&t->w);
     SAEI_TRY(saei_trainer_check(t, false));
     if (saei_has_trait(t, SAEI_ANNEALED)) SAEI_TRY(saei_anneal_update(t, step));
@@ -23994,7 +24846,8 @@ SAE_API sae_result sae_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
 
 static float saei_trainer_threshold(const sae_trainer *t) {
     float threshold;
-    t->ops->download(&t->w, &threshold, t->threshold, sizeof threshold);
+    t->ops->download(&t->w, &threshold, t->param.thresholds ? t->param.thresholds : t->threshold,
+                     sizeof threshold);
     return threshold;
 }
 
@@ -24006,6 +24859,7 @@ SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
     }
+    saei_gate_update(&t->view);
     return &t->view;
 }
 
@@ -24049,6 +24903,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         s.grad_norm = sqrt(total);
         s.lr = t->lr;
         if (saei_has_trait(t, SAEI_DEAD)) s.dead_features = silent;
+        if (saei_has_trait(t, SAEI_DEAD) && saei_has_trait(t, SAEI_LAYERS))
+            s.running_deads = silent;
         if (t->desc.ghost_threshold != SAE_NONE) s.ghosts = silent;
     }
     if (saei_has_trait(t, SAEI_TOP_K)) s.threshold = (double)saei_trainer_threshold(t);
@@ -24583,6 +25439,8 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         return SAE_OK;
     case SAEI_FIELD_ARCH:
         arch = saei_arch_from_name(v.text);
+        if (!strcmp(v.text, "CrossCoder")) arch = SAE_ARCH_STANDARD_NEW;
+        if (!strcmp(v.text, "BatchTopKCrossCoder")) arch = SAE_ARCH_BATCH_TOP_K;
         if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
@@ -24597,6 +25455,19 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
             return saei_set_fail(s, f, v);
         desc->reconstruction_norm = !strcmp(v.text, "norm");
+        return SAE_OK;
+    case SAEI_FIELD_CODE:
+        for (int i = 0; i <= (int)SAEI_NUM_CODES; i++) { /* NONE is one of them */
+            if (i ? strcmp(v.text, saei_code_names[i - 1]) != 0 : strcmp(v.text, "null") != 0)
+                continue;
+            desc->code_normalization = (sae_code_normalization)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_FLAG:
+        if (!none && strcmp(v.text, "true") && strcmp(v.text, "false"))
+            return saei_set_fail(s, f, v);
+        *(bool *)at = !strcmp(v.text, "true");
         return SAE_OK;
     default:
         *(const char **)at = none ? NULL : v.text;
@@ -24632,6 +25503,8 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
     case SAEI_FIELD_NORM:
+    case SAEI_FIELD_CODE:
+    case SAEI_FIELD_FLAG:
     case SAEI_FIELD_TEXT: break;
     }
     return saei_set_name(s, f, v, desc, at);
@@ -24662,8 +25535,9 @@ static const saei_field *saei_field_of_key(const char *key, char name[64]) {
     name[0] = 0;
     if (n >= sizeof spelled) return NULL;
     for (size_t i = 0; i <= n; i++) spelled[i] = key[i] == '-' ? '_' : key[i];
-    f = saei_field_find(strcmp(spelled, "trainer") ? spelled : "trainer_class",
-                        strcmp(spelled, "trainer") ? n : strlen("trainer_class"));
+    if (!strcmp(spelled, "trainer")) snprintf(spelled, sizeof spelled, "trainer_class");
+    if (!strcmp(spelled, "layers")) snprintf(spelled, sizeof spelled, "num_layers");
+    f = saei_field_find(spelled, strlen(spelled));
     for (size_t i = 0; i < SAEI_NUM_FIELDS && !f; i++) {
         size_t distance = sae_edit_distance(spelled, saei_fields[i].key);
         if (distance >= best || distance * 2 > n) continue;
@@ -24722,6 +25596,12 @@ static saei_value saei_json_as_value(const sae_json *v, const saei_field *f) {
     return out;
 }
 
+/* Whether activation_dim in the file is that of one layer, of several. */
+static bool saei_config_layers(const sae_trainer_desc *desc) {
+    const saei_scheme *scheme = saei_scheme_of(desc->kind);
+    return scheme && (scheme->traits & SAEI_LAYERS) && desc->num_layers > 1;
+}
+
 /* One trainer object. Its kind comes first: what sparsity_penalty means depends on it. */
 static sae_result saei_config_trainer(const saei_setter *s, const sae_json *object,
                                       sae_trainer_desc *desc) {
@@ -24747,6 +25627,10 @@ static sae_result saei_config_trainer(const saei_setter *s, const sae_json *obje
             continue;
         SAEI_TRY(saei_field_set(s, desc, f, saei_json_as_value(c, f)));
     }
+    if (saei_config_layers(desc)
+        && !saei_mul(desc->activation_dim, desc->num_layers, &desc->activation_dim))
+        return saei_fail(s->ctx, SAE_ERR_INVALID, "%s: %s: activation_dim and num_layers are too "
+                         "large", s->who, s->path);
     return known ? SAE_OK
                  : saei_fail(s->ctx, SAE_ERR_FORMAT, "%s: %s holds no trainer", s->who, s->path);
 }
@@ -24857,7 +25741,17 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_KIND:
         string = sae_trainer_class(desc->kind);
         break;
-    case SAEI_FIELD_ARCH: string = sae_arch_name(desc->arch); break;
+    case SAEI_FIELD_ARCH:
+        string = sae_arch_name(desc->arch);
+        if (desc->kind == SAE_TRAINER_CROSSCODER) string = "CrossCoder";
+        if (desc->kind == SAE_TRAINER_BATCH_TOP_K_CROSSCODER) string = "BatchTopKCrossCoder";
+        break;
+    case SAEI_FIELD_CODE:
+        if (desc->code_normalization) string = saei_code_names[desc->code_normalization - 1];
+        break;
+    case SAEI_FIELD_FLAG:
+        if (t) saei_text_add(t, *(const bool *)at ? "true" : "false");
+        return true;
     case SAEI_FIELD_NOTHING: string = "cpu"; break;
     case SAEI_FIELD_TEXT:
         string = *(const char *const *)at;
@@ -24885,6 +25779,8 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_SIZE:
     case SAEI_FIELD_STEPS:
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
+        if (f->offset == SAEI_AT(activation_dim) && saei_config_layers(desc))
+            whole /= desc->num_layers;
         if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
         if (whole == SAE_NONE && (f->flags & SAEI_CONTINUOUS)) string = "continuous";
         if (whole == SAE_NONE && f->zero != SAEI_LITERAL) {
@@ -24951,6 +25847,8 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_ARCH: whole = desc->arch; break;
         case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_CODE: whole = desc->code_normalization; break;
+        case SAEI_FIELD_FLAG: whole = *(const bool *)at; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
         case SAEI_FIELD_REAL:
@@ -26489,13 +27387,16 @@ typedef struct saei_evaluator {
     double *active;           /* [m] sums of the latents */
     double *columns;          /* [2,out] */
     double l1, l0;            /* of the batch, summed */
+    float *units;             /* [batch,out] rows in the units of a CrossCoder's normalizer */
+    double *layers;           /* [layers + 1] of desc->layers; or NULL */
     sae_metrics sum;
 } saei_evaluator;
 
 static sae_result saei_evaluate_plan(saei_evaluator *v) {
     const sae_dictionary *dict = v->dict;
     size_t batch = v->buffer->desc.batch_size, capacity;
-    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes;
+    bool carries = dict->desc.arch == SAE_ARCH_STANDARD_NEW && !dict->desc.layer_codes
+                   && !dict->code;
     bool top_k = dict->rule == SAE_RULE_TOP_K && dict->desc.arch != SAE_ARCH_TOP_K;
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
@@ -26518,12 +27419,16 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->columns = (double *)saei_alloc(v->ctx, 2 * v->out, sizeof *v->columns);
     if (carries)
         v->norms = (float *)saei_alloc(v->ctx, v->m, sizeof *v->norms);
+    if (dict->normalizes) v->units = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
+    if (dict->code && v->desc->layers)
+        v->layers = (double *)saei_calloc(v->ctx, dict->desc.layers + 1, sizeof(double));
     if (v->desc->normalize_batch) {
         v->scaled[0] = (float *)saei_alloc(v->ctx, batch * v->d, sizeof(float));
         v->scaled[1] = (float *)saei_alloc(v->ctx, batch * v->out, sizeof(float));
     }
     if (!v->code.row_begin || !v->code.latent || !v->code.value || !v->x_hat || !v->active
-        || !v->columns || (carries && !v->norms)
+        || !v->columns || (carries && !v->norms) || (dict->normalizes && !v->units)
+        || (dict->code && v->desc->layers && !v->layers)
         || (v->desc->normalize_batch && (!v->scaled[0] || !v->scaled[1])))
         return saei_fail(v->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_evaluate: no memory");
     for (size_t i = 0; v->norms && i < v->m; i++) {
@@ -26543,6 +27448,8 @@ static void saei_evaluate_close(saei_evaluator *v) {
     saei_free(v->ctx, v->active);
     saei_free(v->ctx, v->columns);
     saei_free(v->ctx, v->norms);
+    saei_free(v->ctx, v->units);
+    saei_free(v->ctx, v->layers);
     saei_free(v->ctx, v->scaled[0]);
     saei_free(v->ctx, v->scaled[1]);
     sae_buffer_destroy(v->buffer);
@@ -26605,8 +27512,9 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
 }
 
 /* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
-   backend's, which takes blocks of rows and an e that was rounded to floats. */
-static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat) {
+   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns from..to. */
+static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat,
+                                     size_t from, size_t to) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
     for (size_t i = 0; i < v->n; i++)
@@ -26618,8 +27526,40 @@ static double saei_evaluate_variance(saei_evaluator *v, const float *y, const fl
             double e = (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
             square[j] += (e - mean[j]) * (e - mean[j]);
         }
-    for (size_t j = 0; j < v->out; j++) total += square[j];
+    for (size_t j = from; j < to; j++) total += square[j];
     return v->n > 1 ? total / (double)(v->n - 1) : (double)NAN;
+}
+
+/* y and x_hat in the units of the normalizer; that of y is returned. */
+static const float *saei_evaluate_units(saei_evaluator *v, const float *y) {
+    const sae_dictionary *dict = v->dict;
+    const size_t d = v->out / dict->desc.layers;
+    for (size_t i = 0; i < v->n * v->out; i++) {
+        const size_t c = i % v->out, l = c / d;
+        v->units[i] = (y[i] - dict->mean[c]) * dict->scale[l];
+        v->x_hat[i] = (v->x_hat[i] - dict->mean[c]) * dict->output_scale[l];
+    }
+    return v->units;
+}
+
+/* The sum over rows of mean_l norm(e_l); and what v->layers wants. */
+static double saei_evaluate_layers(saei_evaluator *v, const float *y) {
+    const size_t layers = v->dict->desc.layers, d = v->out / layers;
+    double l2 = 0, mse = 0;
+    for (size_t i = 0; i < v->n * layers; i++) {
+        double square = 0;
+        for (size_t c = i * d; c < (i + 1) * d; c++) {
+            double e = (double)y[c] - (double)v->x_hat[c];
+            square += e * e;
+        }
+        l2 += sqrt(square);
+        mse += square;
+    }
+    if (v->layers) v->layers[0] += mse / ((double)v->n * (double)layers);
+    for (size_t l = 0; v->layers && l < layers; l++)
+        v->layers[1 + l] += 1 - saei_evaluate_variance(v, y, v->x_hat, l * d, (l + 1) * d)
+                                    / saei_evaluate_variance(v, y, NULL, l * d, (l + 1) * d);
+    return l2 / (double)layers;
 }
 
 static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const float *target) {
@@ -26628,6 +27568,8 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     if (v->desc->normalize_batch) saei_evaluate_scale(v, &x, &target);
     y = target ? target : x;
     SAEI_TRY(saei_evaluate_forward(v, x));
+    if (v->units) y = saei_evaluate_units(v, y);
+    if (v->dict->code) l2 = saei_evaluate_layers(v, y);
     for (size_t i = 0; i < v->n; i++) {
         const float *a = y + i * v->out, *b = v->x_hat + i * v->out;
         double aa = 0, bb = 0, ab = 0, ee = 0;
@@ -26638,7 +27580,7 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
             ab += p * q;
             ee += e * e;
         }
-        l2 += sqrt(ee);
+        if (!v->dict->code) l2 += sqrt(ee);
         cossim += ab / (sqrt(aa) * sqrt(bb));
         ratio += sqrt(bb) / sqrt(aa);
         squares += bb;
@@ -26646,12 +27588,13 @@ static sae_result saei_evaluate_batch(saei_evaluator *v, const float *x, const f
     }
     v->sum.l2_loss += l2 / count;
     v->sum.l1_loss += v->l1 / count;
-    v->sum.l0 += v->l0 / count;
+    v->sum.l0 += v->l0 / (v->dict->code && v->dict->thresholds
+                              ? count * (double)v->dict->desc.layers : count);
     v->sum.cossim += cossim / count;
     v->sum.l2_ratio += ratio / count;
     v->sum.relative_reconstruction_bias += squares / dots;
-    v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat) /
-                                              saei_evaluate_variance(v, y, NULL);
+    v->sum.frac_variance_explained += 1 - saei_evaluate_variance(v, y, v->x_hat, 0, v->out) /
+                                              saei_evaluate_variance(v, y, NULL, 0, v->out);
     return SAE_OK;
 }
 
@@ -26683,6 +27626,7 @@ static sae_result saei_evaluate_run(saei_evaluator *v) {
 #define SAE_X(name) v->sum.name /= count;
     SAE_METRICS(SAE_X)
 #undef SAE_X
+    for (size_t l = 0; v->layers && l <= v->dict->desc.layers; l++) v->layers[l] /= count;
     v->sum.frac_alive = alive / (double)v->m;
     return SAE_OK;
 }
@@ -26741,6 +27685,8 @@ SAE_API sae_result sae_evaluate(const sae_dictionary *dict, const sae_evaluate_d
                            (unsigned long long)sae_buffer_source_rows(v.buffer));
     if (result == SAE_OK) result = saei_evaluate_run(&v);
     if (result == SAE_OK) *out = v.sum;
+    if (result == SAE_OK && v.layers)
+        memcpy(desc->layers, v.layers, (dict->desc.layers + 1) * sizeof *v.layers);
     saei_evaluate_close(&v);
     return result;
 }
@@ -26965,7 +27911,7 @@ SAE_API sae_result sae_forward_ghost(const sae_dictionary *dict, const float *x,
 }
 
 SAE_API void sae_output_features(const sae_dictionary *dict, size_t n, float *f) {
-    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW) return;
+    if (!dict || !f || dict->desc.arch != SAE_ARCH_STANDARD_NEW || dict->code) return;
     for (size_t i = 0; i < dict->desc.dict_size; i++) {
         const float *row = dict->W_dec + i * dict->ld_out;
         float norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, row, row));
