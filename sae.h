@@ -979,7 +979,7 @@ typedef struct sae_trainer_desc {
     size_t k;                        /* required */
     uint64_t k_anneal_steps;         /* none */
     double auxk_alpha;               /* 1/32 */
-    size_t top_k_aux;                /* d / 2 */
+    size_t top_k_aux;                /* output_dim / 2 */
     uint64_t dead_feature_threshold; /* 10000000 tokens; JUMP_RELU logs with it */
     double threshold_beta;           /* 0.999 */
     uint64_t threshold_start_step;   /* 1000 */
@@ -1007,6 +1007,12 @@ typedef struct sae_trainer_desc {
     /* written into config.json, for other programs */
     const char *lm_name, *submodule_name, *wandb_name;
     int64_t layer;                   /* counted from 0, which is the default; -1: of no layer */
+    /* transcoders: y_hat = W_dec f(x) + b_dec (+ W_skip x), compared with a target y [n,output_dim]
+       of each step. Any trainer. 1: yes, -1: no, 0: the default */
+    size_t output_dim;               /* activation_dim (sae_train: the target's width) */
+    int skip_connection;             /* no; W_skip [output_dim,activation_dim] starts at 0 */
+    int apply_b_dec_to_input;        /* f is of x - b_dec: as the class, no where output_dim is not
+                                        activation_dim */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -1054,8 +1060,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
-/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+/* One update on x [n,d], 1 <= n <= batch_size; target [n,output_dim] is what x_hat is compared
+   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
    trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
@@ -1155,6 +1161,8 @@ typedef struct sae_source_desc {
     sae_result (*rewind)(void *user);   /* NULL: cannot be rewound */
     bool has_target;                    /* read fills target too */
     void *user;
+    size_t target_dim;                  /* of the target where it is as dim of the input; default:
+                                           dim, of .npy and .safetensors what they say */
 } sae_source_desc;
 
 typedef struct sae_buffer_desc {
@@ -1189,6 +1197,7 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 /* What the source holds, which files say by themselves: the width of a row, and how many rows there
    are (0: not known, of read). */
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *buffer); /* 0: there is no target */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop =========================================== src/api/train.h ==== */
@@ -1705,6 +1714,19 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
       (const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy, size_t m, float *param, \
        float *first, float *second), (w, code, lazy, m, param, first, second))
 
+/* Of transcoders. A backend whose skip is NULL trains none with a skip connection or an output of
+   another width; one that has it is passed works of two widths that share state and scratch. */
+#define SAE_BACKEND_SKIP(X)                                                                        \
+    /* out[r][o] = y[r][o] - x_r.W_o: the target less the skip connection's share. x [n][ld],      \
+       W [outputs][ld]; y, out [n][outputs rounded up to 16] */                                    \
+    X(void, skip, SAE_OP_OPTIONAL,                                                                 \
+      (const sae_work *w, const float *x, size_t n, const float *W, size_t outputs,                \
+       const float *y, float *out), (w, x, n, W, outputs, y, out))                                 \
+    /* out[o] = alpha sum_r e[r][o] x_r */                                                         \
+    X(void, skip_grad, SAE_OP_OPTIONAL,                                                            \
+      (const sae_work *w, const float *x, const float *e, size_t n, size_t outputs, float alpha,   \
+       float *out), (w, x, e, n, outputs, alpha, out))
+
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
     SAE_BACKEND_BATCH(X)                                                                           \
@@ -1713,7 +1735,8 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     SAE_BACKEND_LATENTS(X)                                                                         \
     SAE_BACKEND_SUMS(X)                                                                            \
     SAE_BACKEND_WEIGHTS(X)                                                                         \
-    SAE_BACKEND_FUSED(X)
+    SAE_BACKEND_FUSED(X)                                                                           \
+    SAE_BACKEND_SKIP(X)
 
 #define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {
@@ -1929,7 +1952,7 @@ SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
 /* Streams keep draws for different purposes apart under one seed. */
 enum {
     SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
-    SAEI_STREAM_INIT_BIAS = 4
+    SAEI_STREAM_INIT_BIAS = 4, SAEI_STREAM_INIT_ENCODER = 5
 };
 
 /* Block `block` of a stream under a seed: draws 2 block and 2 block + 1. */
@@ -11704,6 +11727,15 @@ static bool saei_is_plain(const sae_dictionary_desc *desc) {
            && desc->arch != SAE_ARCH_MATCHING_PURSUIT;
 }
 
+/* One of those classes, or a transcoder that a state_dict of the class says: with an output of
+   another width, a skip connection, another input of the encoder. */
+static bool saei_is_state_dict(const sae_dictionary_desc *desc) {
+    sae_dictionary_desc plain = *desc;
+    plain.output_dim = 0;
+    plain.skip = plain.no_b_dec_subtraction = plain.subtract_b_dec = false;
+    return saei_is_plain(&plain) && !desc->output_normalized;
+}
+
 /* The variations of desc that its class does not have. */
 static sae_result saei_variations_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
@@ -16408,17 +16440,32 @@ static sae_result saei_save_keys(const sae_dictionary *dict, const char *name, c
     return result;
 }
 
-/* The reference's state_dict. */
+/* The reference's state_dict, with W_skip; whether b_dec is taken from the input stands beside
+   it. */
+static sae_result saei_save_state_dict(const sae_dictionary *dict, const char *name, void **data,
+                                       size_t *size) {
+    const saei_layout *layout = saei_layout_of(dict->desc.arch);
+    saei_key keys[SAEI_MAX_KEYS];
+    size_t count = layout->count;
+    memcpy(keys, layout->keys, count * sizeof *keys);
+    if (dict->desc.skip) {
+        keys[count].name = "W_skip";
+        keys[count++].slot = SAEI_SLOT_W_SKIP;
+    }
+    return saei_save_keys(dict, name, keys, count, data, size);
+}
+
+/* The same where it says all. */
 static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
                                 void **data, size_t *size) {
-    const saei_layout *layout;
-    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
+    bool wide = dict->desc.output_dim != dict->desc.activation_dim;
+    if (!saei_is_state_dict(&dict->desc) || dict->desc.subtract_b_dec
+        || (dict->desc.no_b_dec_subtraction && !wide))
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: the dictionary is %s with variations (or subtract_b_dec), which the "
                          "reference's state_dict cannot say; sae_dictionary_export writes it in "
                          "other forms", who, sae_arch_name(dict->desc.arch));
-    layout = saei_layout_of(dict->desc.arch);
-    return saei_save_keys(dict, name, layout->keys, layout->count, data, size);
+    return saei_save_state_dict(dict, name, data, size);
 }
 
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
@@ -16614,6 +16661,7 @@ static bool saei_dl_fits(saei_draft *draft, const saei_layout *layout) {
             saei_draft_must(draft, name, slot, "bias", slot);
         else saei_draft_must(draft, name, slot, NULL, slot);
     }
+    draft->desc.skip = saei_draft_may(draft, "W_skip", SAEI_SLOT_W_SKIP) != NULL;
     return saei_draft_fits(draft);
 }
 
@@ -16730,6 +16778,47 @@ static bool saei_dl_is_untagged(const saei_draft *draft) {
            && strncmp(saei_path_base(load->file), "ae", 2) != 0;
 }
 
+/* Whether b_dec is as wide as the decoder: a transcoder of another width, not a damaged file. */
+static bool saei_dl_wide_bias(const saei_draft *draft) {
+    for (size_t k = 0; k < draft->count; k++) {
+        const sae_tensor *t = draft->keys[k].tensor;
+        if (draft->keys[k].slot == SAEI_SLOT_B_DEC && t)
+            return t->ndim == 1 && t->shape[0] == draft->desc.output_dim;
+    }
+    return false;
+}
+
+/* What a transcoder's config says beyond the class's. Without one, or of another width, the tensors
+   say it: b_dec is not taken from an input of another width. */
+static sae_result saei_dl_transcoder(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    sae_dictionary_desc *desc = &draft->desc;
+    size_t out = 0;
+    bool apply, skip = desc->skip;
+    SAEI_TRY(saei_config_size(load, "output_dim", &out));
+    if (out && out != desc->output_dim)
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "the decoder gives %zu, output_dim in "
+                              "config.json is %zu", desc->output_dim, out);
+    if (!out && (load->config || !desc->skip) && desc->output_dim != desc->activation_dim
+        && !saei_dl_wide_bias(draft))
+        desc->output_dim = 0;
+    if (desc->output_dim == desc->activation_dim) desc->output_dim = 0;
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &skip));
+    if (skip != desc->skip)
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "skip_connection in config.json is %s, and "
+                              "there is %s W_skip", skip ? "true" : "false",
+                              desc->skip ? "a" : "no");
+    apply = !desc->output_dim && saei_subtracts(desc);
+    SAEI_TRY(saei_config_bool(load, "apply_b_dec_to_input", &apply));
+    if (apply && (desc->output_dim || desc->arch == SAE_ARCH_STANDARD_NEW))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "apply_b_dec_to_input in config.json is "
+                              "true, allowed where output_dim is activation_dim, with a class that "
+                              "takes b_dec from its input");
+    desc->subtract_b_dec = apply && desc->arch == SAE_ARCH_JUMP_RELU;
+    desc->no_b_dec_subtraction = !apply && saei_subtracts(desc);
+    return SAE_OK;
+}
+
 /* The desc of the dictionary. */
 static sae_result saei_dl_desc(saei_draft *draft) {
     const saei_load *load = draft->load;
@@ -16745,7 +16834,7 @@ static sae_result saei_dl_desc(saei_draft *draft) {
                                   "config.json");
     }
     SAEI_TRY(saei_draft_sizes(draft));
-    desc->output_dim = 0;
+    SAEI_TRY(saei_dl_transcoder(draft));
     if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
         return saei_load_fail(load, SAE_ERR_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
                               "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
@@ -22400,6 +22489,84 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
     *lazy->num_deferred = (uint32_t)saei_sum_doubles(j.deferred, saei_ceil_div(m, 16));
 }
 
+/* ==== >>cpu: the skip connection ================================== src/backend/cpu_skip.h ==== */
+
+enum { SAEI_SKIP_LIST = 65536 }; /* numbers in the scratch memory's integers, at least */
+
+typedef struct saei_skip_job {
+    const saei_kernels *kernels;
+    size_t n, ld, ld_out, outputs;
+    const float *x, *W, *y, *e;
+    uint32_t *list; /* 0, 1, ... */
+    float alpha;
+    float *rows;    /* [workers][3][ld] */
+    float *out;
+} saei_skip_job;
+
+static saei_skip_job saei_skip_job_of(const sae_work *w, size_t n, size_t outputs, size_t list) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_skip_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.ld_out = saei_align16(outputs);
+    j.outputs = outputs;
+    j.list = s.integers;
+    j.rows = s.rows;
+    for (size_t i = 0; i < saei_min(list, SAEI_SKIP_LIST); i++) j.list[i] = (uint32_t)i;
+    return j;
+}
+
+static void saei_skip_part(void *arg, size_t part) {
+    saei_skip_job *j = (saei_skip_job *)arg;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, j->n); r < end; r++) {
+        float *out = j->out + r * j->ld_out;
+        memset(out, 0, j->ld_out * sizeof *out);
+        for (size_t o = 0; o < j->outputs; o += SAEI_SKIP_LIST)
+            j->kernels->dots(j->ld, j->x + r * j->ld, saei_min(SAEI_SKIP_LIST, j->outputs - o),
+                             j->list, j->W + o * j->ld, j->ld, -1, out + o);
+        j->kernels->axpy(j->ld_out, 1, j->y + r * j->ld_out, out, out);
+    }
+}
+
+static void saei_cpu_skip(const sae_work *w, const float *x, size_t n, const float *W,
+                          size_t outputs, const float *y, float *out) {
+    saei_skip_job j = saei_skip_job_of(w, n, outputs, outputs);
+    j.x = x;
+    j.W = W;
+    j.y = y;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(n, 16), saei_skip_part, &j);
+}
+
+/* Rows o of the gradient: the rows order. */
+static void saei_skip_grad_part(void *arg, size_t part, size_t worker) {
+    saei_skip_job *j = (saei_skip_job *)arg;
+    float *sum = j->rows + worker * 3 * j->ld, *block = sum + j->ld, value[SAE_ROW_BLOCK];
+    for (size_t o = part * 16, end = saei_part_end(part, 16, j->outputs); o < end; o++) {
+        memset(sum, 0, j->ld * sizeof *sum);
+        for (size_t r0 = 0; r0 < j->n; r0 += SAE_ROW_BLOCK) {
+            size_t rows = saei_min(SAE_ROW_BLOCK, j->n - r0);
+            for (size_t r = 0; r < rows; r++) value[r] = j->e[(r0 + r) * j->ld_out + o];
+            memset(block, 0, j->ld * sizeof *block);
+            j->kernels->add_rows(j->ld, rows, j->list, value, j->x + r0 * j->ld, j->ld, block);
+            j->kernels->axpy(j->ld, 1, block, sum, sum);
+        }
+        j->kernels->scale(j->ld, j->alpha, sum, j->out + o * j->ld);
+    }
+}
+
+static void saei_cpu_skip_grad(const sae_work *w, const float *x, const float *e, size_t n,
+                               size_t outputs, float alpha, float *out) {
+    saei_skip_job j = saei_skip_job_of(w, n, outputs, SAE_ROW_BLOCK);
+    j.x = x;
+    j.e = e;
+    j.alpha = alpha;
+    j.out = out;
+    saei_parallel_workers(w->ctx, saei_ceil_div(outputs, 16), saei_skip_grad_part, &j);
+}
+
 /* ==== >>cpu: table =============================================== src/backend/cpu_table.h ==== */
 
 /* Nothing runs after a call has returned. */
@@ -22550,13 +22717,13 @@ enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
-    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec, *W_skip;
 } saei_params;
 
 struct sae_trainer {
     sae_context *ctx;
     const sae_backend *ops;
-    sae_work w;
+    sae_work w, out; /* of rows as wide as the input, as the output */
     saei_blocks blocks;
     const saei_scheme *scheme;
     sae_trainer_desc desc; /* its texts are our own */
@@ -22572,8 +22739,11 @@ struct sae_trainer {
     bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
     /* device */
     saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
-    float *groups;                      /* [num_groups][batch][ld] */
+    float *x, *xc;              /* [batch][ld] */
+    float *target, *y, *e, *r;  /* [batch][ld_out]; y is x or target */
+    float *fit;                 /* likewise: what the latents and b_dec are to give, y or y less the
+                                   skip connection's share */
+    float *groups;              /* [num_groups][batch][ld_out] */
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
@@ -22598,7 +22768,7 @@ static double saei_number_of(double field) { return field < 0 ? 0 : field; }
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
 static void saei_catch_up(sae_trainer *t, const sae_code *code) {
     if (t->lazy.enabled)
-        t->ops->catch_up(&t->w, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+        t->ops->catch_up(&t->out, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
                          t->second.W_dec);
 }
 
@@ -22654,15 +22824,22 @@ static void saei_sums(sae_trainer *t, size_t which, float *out) {
    db_enc = sum dL/dp. */
 static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
     size_t m = t->desc.dict_size;
-    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
+    t->ops->latent_rows(&t->out, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
     t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
     t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
+}
+
+/* What is added to x_hat beside the latents: b_dec and W_skip x. */
+static void saei_output_grad(sae_trainer *t, const float *e, float alpha) {
+    t->ops->column_sums(&t->out, e, t->n, alpha, t->grad.b_dec);
+    if (t->param.W_skip)
+        t->ops->skip_grad(&t->w, t->x, e, t->n, t->view.desc.output_dim, alpha, t->grad.W_skip);
 }
 
 /* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
    db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
 static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
-    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    saei_output_grad(t, e, alpha);
     if (saei_subtracts(&t->view.desc))
         t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
 }
@@ -22671,7 +22848,7 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
    not positive. */
 static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
                              float *e, double *loss, float *grad) {
-    saei_op_reconstruct(t->ops, &t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y,
+    saei_op_reconstruct(t->ops, &t->out, &t->code, values, t->param.W_dec, t->param.b_dec, t->fit,
                         alpha, relu_of, e, loss, grad);
 }
 
@@ -22679,10 +22856,10 @@ static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, c
    residual through exp(p). Adds to the gradients of an index already used. */
 static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
-    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
+    t->ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
                    t->r);
-    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
     saei_index_batch(t, &t->aux, 0);
     saei_latent_grads(t, t->r, 1, true);
@@ -22723,17 +22900,17 @@ static void saei_grads_standard(sae_trainer *t) {
     if (!h->reconstruction_norm)
         saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     else {
-        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
-        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
+        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->out, t->e, t->fit, t->n, t->e, t->scalars + SAEI_S_L2);
+        ops->axpy(&t->out, t->n * t->view.ld_out, 1, t->e, NULL, t->r);
+        ops->unit_rows(&t->out, t->n, t->r, t->scalars + SAEI_S_L2);
         e = t->r;
-        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+        ops->dots(&t->out, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     }
     if (saei_has_trait(t, SAEI_ANNEALED)) saei_anneal_penalty(t, t->code.value, t->code.grad);
     else {
         if (weighted) {
-            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
+            ops->row_norms(&t->out, t->param.W_dec, m, t->norms);
             ops->norm_weight(&t->w, t->norms, power, m, t->weight);
         }
         ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
@@ -22750,10 +22927,10 @@ static void saei_grads_standard(sae_trainer *t) {
     saei_latent_grads(t, e, alpha, false);
     if (weighted) {
         ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
-        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
+        ops->norm_grad(&t->out, t->param.W_dec, t->norms, t->sums, power,
                        (float)(coef / (double)t->n), m, t->grad.W_dec);
     }
-    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    saei_output_grad(t, e, alpha); /* e may lie where ghost gradients work */
     if (ghost) saei_ghost_grads(t);
     if (saei_subtracts(&t->view.desc))
         ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
@@ -22790,21 +22967,21 @@ static void saei_grads_gated(sae_trainer *t) {
    t->e with the last residual. */
 static void saei_matryoshka_residuals(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
+    size_t rows = t->n * t->view.ld_out, stride = h->batch_size * t->view.ld_out, lo = 0;
     for (size_t g = 0; g < h->num_groups; g++) {
         size_t hi = lo + t->view.desc.group_sizes[g];
-        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
-                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
-        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
+        t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, lo, hi,
+                       g ? t->r : t->param.b_dec, g ? t->view.ld_out : 0, t->r);
+        t->ops->residual(&t->out, t->r, t->fit, t->n, t->groups + g * stride,
                          t->scalars + SAEI_S_GROUPS + g);
         lo = hi;
     }
-    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
+    t->ops->axpy(&t->out, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
     for (size_t g = h->num_groups; g-- > 0; )
-        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
+        t->ops->axpy(&t->out, rows, (float)(h->group_weights[g] / (double)h->num_groups),
                      t->groups + g * stride, NULL, t->groups + g * stride);
     for (size_t g = h->num_groups - 1; g-- > 0; )
-        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
+        t->ops->axpy(&t->out, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
                      t->groups + g * stride);
 }
 
@@ -22814,7 +22991,7 @@ static void saei_grads_top_k(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
-    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
+    size_t m = h->dict_size, stride = h->batch_size * t->view.ld_out, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
     double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
@@ -22828,7 +23005,7 @@ static void saei_grads_top_k(sae_trainer *t) {
                          t->code.grad);
     for (size_t g = 0; nested && g < h->num_groups; g++) {
         size_t hi = lo + t->view.desc.group_sizes[g];
-        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
+        ops->dots(&t->out, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
                   t->code.value, t->code.grad);
         lo = hi;
     }
@@ -22839,7 +23016,7 @@ static void saei_grads_top_k(sae_trainer *t) {
         lo = 0;
         for (size_t g = 0; g < h->num_groups; g++) {
             size_t hi = lo + t->view.desc.group_sizes[g];
-            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
+            ops->latent_rows(&t->out, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
                              t->grad.W_dec);
             lo = hi;
         }
@@ -22851,10 +23028,10 @@ static void saei_grads_top_k(sae_trainer *t) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
         if (t->aux.stride) {
             saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
-            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
+            ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+            ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
                                t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+            ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
             saei_index_batch(t, &t->aux, 0);
             saei_latent_grads(t, t->r, 1, true);
         }
@@ -23012,7 +23189,7 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_SWITCH
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -23072,7 +23249,7 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(k, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required")),
     SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_IN_RUN, SAEI_IS_NONE),
     SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, 0, SAEI_IS(1.0 / 32)),
-    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("activation_dim / 2")),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("output_dim / 2")),
     SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, 0, SAEI_IS(10000000)),
     SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_SHARE, SAEI_IS(0.999)),
     SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, 0, SAEI_IS(1000)),
@@ -23104,7 +23281,11 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
              SAEI_SAID("for config.json")),
     SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
-             SAEI_SAID("for config.json"))
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(output_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the target's, the data's")),
+    SAEI_ROW(skip_connection, SWITCH, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("false")),
+    SAEI_ROW(apply_b_dec_to_input, SWITCH, REFUSED, DEFAULT, SAEI_EVERY,
+             SAEI_SAID("as the class; false where output_dim is not activation_dim"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
@@ -23143,6 +23324,7 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_SPARSITY: return "l1, entropy, Lp or Lp^p";
     case SAEI_FIELD_NORM: return "mse or norm";
     case SAEI_FIELD_INTEGER: return "a whole number";
+    case SAEI_FIELD_SWITCH: return "true or false";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -23178,6 +23360,14 @@ static void saei_default_number(double *field, double value) {
     if (*field == 0) *field = value;
 }
 
+/* The default of apply_b_dec_to_input. */
+static bool saei_applies_b_dec(const sae_trainer_desc *h) {
+    sae_dictionary_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.arch = h->arch;
+    return saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+}
+
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
@@ -23194,7 +23384,10 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                        !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
                        : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
-    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    if (!desc->output_dim) desc->output_dim = desc->activation_dim;
+    if (!desc->skip_connection) desc->skip_connection = -1;
+    if (!desc->apply_b_dec_to_input) desc->apply_b_dec_to_input = saei_applies_b_dec(desc) ? 1 : -1;
+    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->output_dim / 2, 1);
     for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
         saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
     saei_default_steps(&desc->anneal_end, steps);
@@ -23348,6 +23541,25 @@ static sae_result saei_sparsity_check(const saei_check *c) {
     return SAE_OK;
 }
 
+/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+static sae_result saei_transcoder_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    if (h->apply_b_dec_to_input > 0 && h->output_dim != h->activation_dim)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, and b_dec is "
+                         "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
+                         c->who, h->output_dim, h->activation_dim);
+    if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
+                         "never takes b_dec from its input", c->who);
+    if (saei_steps_of(h->resample_steps)
+        && (h->output_dim != h->activation_dim || h->skip_connection > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "
+                         "W_dec from the input: allowed where output_dim, %zu, is activation_dim, "
+                         "%zu, without a skip_connection", c->who,
+                         (unsigned long long)h->resample_steps, h->output_dim, h->activation_dim);
+    return SAE_OK;
+}
+
 /* A desc whose defaults are set. */
 static sae_result saei_desc_check(const sae_context *ctx, const char *who,
                                   const sae_trainer_desc *h) {
@@ -23374,6 +23586,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "
                          "activation_dim, %zu, which must be larger", who, h->k,
                          h->activation_dim);
+    SAEI_TRY(saei_transcoder_check(&c));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
@@ -23397,6 +23610,7 @@ static bool saei_params_make(sae_trainer *t, saei_params *p) {
     p->aux0 = shape.aux0;
     p->aux1 = shape.aux1;
     p->b_dec = shape.b_dec;
+    p->W_skip = shape.W_skip;
     return true;
 }
 
@@ -23450,10 +23664,12 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
+    size_t m = saei_align16(h->dict_size), rows, outs, scratch, stride, apart, aux = 0;
     bool gated = h->arch == SAE_ARCH_GATED, jump = h->arch == SAE_ARCH_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE, each_row = saei_has_trait(t, SAEI_EACH_ROW);
-    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)
+        || !saei_mul(h->batch_size, t->view.ld_out, &outs))
+        return false;
     stride = h->dict_size;
     if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
@@ -23463,16 +23679,22 @@ static bool saei_trainer_memory(sae_trainer *t) {
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
+    t->out = t->w;
+    t->out.shape.d = t->desc.output_dim;
+    t->out.shape.ld = t->view.ld_out;
     scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (t->view.ld_out != t->view.ld)
+        scratch = saei_max(scratch, t->ops->scratch_bytes(&t->out, &t->out.shape));
     if (scratch == SIZE_MAX) return false;
-    t->w.scratch = saei_device(t, scratch, 1);
+    t->w.scratch = t->out.scratch = saei_device(t, scratch, 1);
     ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
          && saei_params_make(t, &t->second);
     if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
     t->x = (float *)saei_device(t, rows, sizeof(float));
-    t->target = (float *)saei_device(t, rows, sizeof(float));
-    t->e = (float *)saei_device(t, rows, sizeof(float));
-    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, outs, sizeof(float));
+    t->e = (float *)saei_device(t, outs, sizeof(float));
+    t->r = (float *)saei_device(t, outs, sizeof(float));
+    t->fit = t->view.desc.skip ? (float *)saei_device(t, outs, sizeof(float)) : t->x;
     t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
     t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
     t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
@@ -23489,11 +23711,11 @@ static bool saei_trainer_memory(sae_trainer *t) {
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all)
+        t->groups = saei_mul(outs, h->num_groups, &all)
                         ? (float *)saei_device(t, all, sizeof(float))
                         : NULL;
         ok = t->groups != NULL;
@@ -23528,6 +23750,10 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->activation_dim = h->activation_dim;
     out->dict_size = h->dict_size;
     out->seed = h->seed;
+    if (h->output_dim != h->activation_dim) out->output_dim = h->output_dim;
+    out->skip = h->skip_connection > 0;
+    out->subtract_b_dec = h->arch == SAE_ARCH_JUMP_RELU && h->apply_b_dec_to_input > 0;
+    out->no_b_dec_subtraction = h->apply_b_dec_to_input < 0 && saei_subtracts(out);
     if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
     if (!(traits & SAEI_NESTED)) return;
@@ -23538,6 +23764,33 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
             out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
         else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
         sum += out->group_sizes[g];
+    }
+}
+
+/* Whether init's tensors are those of the trainer's dictionary. In a state_dict a transcoder's
+   looks the same whether b_dec is subtracted or not. */
+static bool saei_is_start(const sae_dictionary *from, const sae_dictionary_desc *want) {
+    sae_dictionary_desc desc = from->desc;
+    bool file = from->origin.format == SAE_FORMAT_DICTIONARY_LEARNING;
+    if (desc.arch != want->arch || desc.skip != want->skip || !saei_is_state_dict(&desc))
+        return false;
+    return file || (desc.no_b_dec_subtraction == want->no_b_dec_subtraction
+                    && desc.subtract_b_dec == want->subtract_b_dec);
+}
+
+/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0. */
+static void saei_transcoder_begin(sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_ENCODER);
+    memset(dict->b_enc, 0, h->dict_size * sizeof *dict->b_enc);
+    for (size_t i = 0; i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out, norm;
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)saei_random_normal(&random, (uint64_t)i * h->activation_dim + c);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, enc, enc));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld, enc, norm, enc);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld_out, dec, norm, dec);
     }
 }
 
@@ -23553,8 +23806,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
-            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+        if (!saei_is_start(from, want)) {
             sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
                                           "sae_trainer_create: init is %s, "
                                           "which holds %s%s; the trainer has %s",
@@ -23565,6 +23817,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
             return result;
         }
         if (from->desc.activation_dim != want->activation_dim
+            || from->desc.output_dim != want->output_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
             char has[64] = "", wants[96] = "";
@@ -23577,10 +23830,17 @@ static sae_result saei_trainer_start(sae_trainer *t) {
                 t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
                 "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
                 from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
+            if (from->desc.output_dim != want->output_dim)
+                result = saei_fail(
+                    t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s gives rows of %zu, "
+                    "output_dim is %zu", t->desc.init, from->desc.output_dim, want->output_dim);
             sae_dictionary_destroy(from);
             return result;
         }
-    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    } else {
+        SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from);
+    }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
     t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
     t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
@@ -23625,6 +23885,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.desc.output_dim = saei_output_dim(shape);
     t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
+    t->view.ld_out = saei_align16(h->output_dim);
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
                    : saei_has_trait(t, SAEI_TOP_K)  ? SAE_RULE_THRESHOLD
@@ -23671,6 +23932,12 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
+    if ((shape.skip || shape.output_dim) && !saei_backend_of(ctx)->skip)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
+                         "skip_connection %s: the backend \"%s\" trains transcoders whose output "
+                         "is as wide as the input, without a skip connection; the CPU trains all",
+                         who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
+                         saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
     saei_trainer_init(t, ctx, &h, &shape);
@@ -23755,7 +24022,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     if (unit && clipped) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
+        t->ops->remove_parallel(&t->out, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!unit) {
@@ -23763,9 +24030,9 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
-    end = dec + m * t->view.ld;
+    end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
                       m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
@@ -23845,8 +24112,8 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
         t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->out, t->r, t->fit, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
     for (int i = 0; i < 3; i++) {
         const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
         enc[i] = p->W_enc;
@@ -23876,7 +24143,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     uint32_t bad = 0;
     t->ops->zero(&t->w, t->bad, sizeof bad);
     t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
-    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (target) t->ops->load_rows(&t->out, target, n, divisor, t->target, t->bad);
     if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
     else {
         t->ops->download(&t->w, &bad, t->bad, sizeof bad);
@@ -23887,6 +24154,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
+    if (!t->param.W_skip) t->fit = t->y;
     return SAE_OK;
 }
 
@@ -23912,7 +24180,11 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
-                                 t->desc.activation_dim));
+                                 t->desc.output_dim));
+    else if (t->desc.output_dim != t->desc.activation_dim)
+        return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is NULL, allowed where "
+                         "output_dim, %zu, is activation_dim, %zu", t->desc.output_dim,
+                         t->desc.activation_dim);
     if (!n || n > t->desc.batch_size)
         return saei_fail(t->ctx, SAE_ERR_INVALID,
                          "sae_trainer_step: n is %zu rows, allowed are 1 to "
@@ -23928,8 +24200,10 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
-        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+        t->ops->geometric_median(&t->out, t->y, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    if (t->param.W_skip)
+        t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
     saei_resample(t, step);
@@ -23999,9 +24273,9 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         s.l2_loss = v[SAEI_S_L2];
         s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
-        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
-        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
         s.frac_variance_explained = 1 - variance / total;
         t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);
@@ -24588,6 +24862,12 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
         *(int64_t *)at = (int64_t)x;
         return SAE_OK;
     case SAEI_FIELD_NOTHING: return SAE_OK;
+    case SAEI_FIELD_SWITCH:
+        if (v.none) *(int *)at = 0;
+        else if (!v.list && !strcmp(v.text, "true")) *(int *)at = 1;
+        else if (!v.list && !strcmp(v.text, "false")) *(int *)at = -1;
+        else return saei_set_fail(s, f, v);
+        return SAE_OK;
     case SAEI_FIELD_KIND:
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
@@ -24805,6 +25085,13 @@ static void saei_write_string(saei_text *t, const char *string) {
     else saei_text_add(t, "null");
 }
 
+static bool saei_switch_is_default(const sae_trainer_desc *desc, const saei_field *f) {
+    const int value = *(const int *)(const void *)((const char *)desc + f->offset);
+    bool apply = f->offset == SAEI_AT(apply_b_dec_to_input);
+    bool transcoder = desc->output_dim != desc->activation_dim || desc->skip_connection > 0;
+    return !value || (!transcoder && (value > 0) == (apply && saei_applies_b_dec(desc)));
+}
+
 /* The value of a field. With t NULL nothing is written; returns false for null, which readers take
    as they take a missing key. */
 static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
@@ -24842,8 +25129,15 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
         saei_number_text(x < 0 ? 0 : x, number);
         if (t) saei_text_add(t, "%s", number);
         return true;
+    case SAEI_FIELD_SWITCH: /* none where readers find the same without it */
+        if (saei_switch_is_default(desc, f)) break;
+        if (t) saei_text_add(t, "%s", *(const int *)at > 0 ? "true" : "false");
+        return true;
     case SAEI_FIELD_SIZE:
     case SAEI_FIELD_STEPS:
+        if (f->offset == SAEI_AT(output_dim) && desc->output_dim == desc->activation_dim
+            && desc->skip_connection <= 0)
+            break;
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
         if (whole == 0 && f->zero != SAEI_LITERAL) break; /* not set */
         if (whole == SAE_NONE && (f->flags & SAEI_CONTINUOUS)) string = "continuous";
@@ -24911,6 +25205,7 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_ARCH: whole = desc->arch; break;
         case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_SWITCH: whole = *(const int *)at > 0; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
         case SAEI_FIELD_REAL:
@@ -25203,6 +25498,7 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_source_desc *source = &b->desc.source;
     saei_stream *x = &b->stream[0], *y = &b->stream[1];
+    sae_source_desc target;
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
@@ -25218,30 +25514,34 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
                                 "dtype is %d (%s), allowed are F32, F16, BF16", (int)source->dtype,
                                 sae_dtype_name(source->dtype));
+    target = *source; /* as the target is read */
+    if (source->target_dim) target.dim = source->target_dim;
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
             return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, with read it must be given");
-        x->dim = y->dim = source->dim;
+        x->dim = source->dim;
+        y->dim = target.dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
         return SAE_OK;
     }
     if (source->data) {
         SAEI_TRY(saei_stream_memory(ctx, source, source->data, x));
-        if (source->target) SAEI_TRY(saei_stream_memory(ctx, source, source->target, y));
+        if (source->target) SAEI_TRY(saei_stream_memory(ctx, &target, source->target, y));
     } else {
         SAEI_TRY(saei_stream_files(ctx, source, source->files, source->num_files, x));
         if (source->num_target_files)
-            SAEI_TRY(saei_stream_files(ctx, source, source->target_files,
+            SAEI_TRY(saei_stream_files(ctx, &target, source->target_files,
                                        source->num_target_files, y));
     }
     b->source_rows = x->rows;
     if (!x->rows)
         return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the source has no rows");
-    if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
+    if (b->num_streams == 2 && y->rows != x->rows)
         return saei_buffer_fail(ctx, SAE_ERR_MISMATCH,
-                                "the input is [%llu,%zu], the target [%llu,%zu]; they must agree",
+                                "the input is [%llu,%zu], the target [%llu,%zu]; their rows "
+                                "must agree",
                                 (unsigned long long)x->rows, x->dim, (unsigned long long)y->rows,
                                 y->dim);
     return SAE_OK;
@@ -25252,7 +25552,10 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_buffer_desc *d = &b->desc;
     size_t dim = b->stream[0].dim, row = 0, twice, size;
-    for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
+    for (size_t s = 0; s < b->num_streams; s++) {
+        dim = saei_max(dim, b->stream[s].dim);
+        row += b->stream[s].dim * sae_dtype_size(b->stream[s].dtype);
+    }
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
@@ -25270,9 +25573,9 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     }
     d->rows = b->capacity;
     for (size_t s = 0; s < b->num_streams; s++) {
-        size = dim * sae_dtype_size(b->stream[s].dtype);
+        size = b->stream[s].dim * sae_dtype_size(b->stream[s].dtype);
         b->held[s] = (unsigned char *)saei_alloc(ctx, b->capacity, size);
-        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * dim, sizeof(float));
+        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * b->stream[s].dim, sizeof(float));
         if (!b->held[s] || !b->out[s]) break;
     }
     b->id = (uint64_t *)saei_alloc(ctx, b->capacity, sizeof *b->id);
@@ -25295,7 +25598,7 @@ static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     if (!d->batch_size) d->batch_size = 2048;
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
-    if (b->stream[0].dim % d->heads)
+    if (b->stream[0].dim % d->heads || b->stream[b->num_streams - 1].dim % d->heads)
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
                                 "heads is %zu, which does not divide the rows' %zu", d->heads,
                                 b->stream[0].dim);
@@ -25361,6 +25664,9 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *b) {
+    return b && b->num_streams == 2 ? b->stream[1].dim : 0;
+}
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
 /* ==== >>buffer: refill, batches, state ================================= src/run/batches.h ==== */
@@ -25399,7 +25705,7 @@ static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uin
 /* Appends rows from read; *got 0 at the end of its data. */
 static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
     const sae_source_desc *source = &b->desc.source;
-    size_t want = saei_min(room, b->desc.batch_size), bytes = source->dim * sizeof(float);
+    size_t want = saei_min(room, b->desc.batch_size);
     int64_t n = source->read(source->user, b->out[0], b->num_streams == 2 ? b->out[1] : NULL, want);
     if (n < 0) {
         if (n < (int64_t)SAE_ERR_BACKEND)
@@ -25413,8 +25719,8 @@ static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
                          "were %zu", (long long)n, want);
     *got = (size_t)n;
     for (size_t s = 0; s < b->num_streams; s++)
-        for (size_t i = 0; i < *got; i++)
-            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * source->dim, bytes);
+        for (size_t i = 0, dim = b->stream[s].dim; i < *got; i++)
+            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * dim, dim * sizeof(float));
     return SAE_OK;
 }
 
@@ -25552,18 +25858,18 @@ typedef struct saei_gather {
 static void saei_gather_part(void *arg, size_t part) {
     const saei_gather *g = (const saei_gather *)arg;
     sae_buffer *b = g->buffer;
-    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
+    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n);
     bool good = true;
     for (size_t i = part * SAEI_GATHER_ROWS; i < end; i++)
         for (size_t s = 0; s < b->num_streams; s++)
-            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
-                                    b->out[s] + i * dim);
+            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype,
+                                    b->stream[s].dim, b->out[s] + i * b->stream[s].dim);
     b->bad[part] = !good;
 }
 
 SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float **target,
                                    size_t *n) {
-    size_t take, parts, dim;
+    size_t take, parts;
     saei_gather gather;
     if (!b) return SAE_ERR_INVALID;
     if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
@@ -25578,12 +25884,11 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     gather.n = take;
     parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
     saei_parallel(b->ctx, parts, saei_gather_part, &gather);
-    dim = b->stream[0].dim;
     for (size_t i = 0; i < take; i++) {
         if (!b->bad[i / SAEI_GATHER_ROWS]) continue;
         for (size_t s = 0; s < b->num_streams; s++)
-            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
-                                 b->out[s]))
+            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype,
+                                 b->stream[s].dim, b->out[s]))
                 return saei_buffer_not_finite(b, s, b->id[b->cursor + i]);
     }
     b->cursor += take;
@@ -25686,7 +25991,7 @@ struct sae_training {
     const char *who;          /* the public function that messages name */
     sae_train_desc desc;      /* save_dir, io and save_steps are copies, trainers is NULL */
     sae_buffer *buffer;
-    size_t num_trainers, dim; /* dim of one trainer's rows */
+    size_t num_trainers, dim, target_dim; /* dims of one trainer's rows */
     sae_trainer **trainers;
     char **folders;           /* of each trainer; NULL without save_dir */
     char *backup;             /* path of the backup; NULL without save_dir */
@@ -25794,6 +26099,7 @@ static sae_result saei_loop_copy(sae_training *l, const sae_train_desc *from) {
 
 static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc d) {
     const sae_buffer_desc *b = &l->buffer->desc;
+    size_t width = l->target_dim ? l->target_dim : l->dim;
     if (!d.activation_dim) d.activation_dim = l->dim;
     if (!d.batch_size) d.batch_size = b->batch_size;
     if (!d.steps) d.steps = l->desc.steps;
@@ -25801,6 +26107,11 @@ static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc 
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                          "%s: activation_dim of trainer %zu is %zu, the data has rows of %zu",
                          l->who, i, d.activation_dim, l->dim);
+    if (!d.output_dim) d.output_dim = width;
+    if (d.output_dim != width)
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "%s: output_dim of trainer %zu is %zu, the %s has rows of %zu", l->who, i,
+                         d.output_dim, l->target_dim ? "target" : "data", width);
     if (d.batch_size < b->batch_size)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                          "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
@@ -25835,6 +26146,7 @@ static sae_result saei_loop_open(sae_training *l, const sae_train_desc *desc) {
     SAEI_TRY(saei_loop_copy(l, desc));
     SAEI_TRY(sae_buffer_create(l->ctx, &desc->buffer, &l->buffer));
     l->dim = sae_buffer_dim(l->buffer) / l->buffer->desc.heads;
+    l->target_dim = sae_buffer_target_dim(l->buffer) / l->buffer->desc.heads;
     l->trainers = (sae_trainer **)saei_calloc(l->ctx, n, sizeof *l->trainers);
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
@@ -26120,7 +26432,7 @@ static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, 
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
-        if (path) result = sae_dictionary_save(copy, path);
+        if (path) result = saei_save_state_dict(copy, path, NULL, NULL);
         else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
                                 l->who, folder, k ? second : name);
         saei_free(l->ctx, path);
@@ -26259,15 +26571,15 @@ static sae_result saei_loop_save_due(sae_training *l) {
 /* One update of every trainer on the next batch; with log, its stats are given to desc.log. */
 static sae_result saei_loop_update(sae_training *l, const float *x, const float *target, size_t n,
                                    bool log) {
-    size_t width = sae_buffer_dim(l->buffer);
     sae_stats stats;
     for (size_t i = 0; i < l->num_trainers; i++) {
-        size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
+        size_t head = l->buffer->desc.heads > 1 ? i : 0;
         sae_rows rows[2];
         memset(rows, 0, sizeof rows);
-        rows[0].data = x + from;
-        rows[1].data = target ? target + from : NULL;
-        rows[0].stride = rows[1].stride = width;
+        rows[0].data = x + head * l->dim;
+        rows[1].data = target ? target + head * l->target_dim : NULL;
+        rows[0].stride = sae_buffer_dim(l->buffer);
+        rows[1].stride = sae_buffer_target_dim(l->buffer);
         SAEI_TRY(saei_trainer_step_rows(l->trainers[i], rows, target ? rows + 1 : NULL, n,
                                         l->now.norm_factor));
     }
@@ -26437,6 +26749,9 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
     v->m = sae_dictionary_num_latents(dict);
+    if (!v->targets && v->buffer->num_streams == 2 && v->buffer->stream[1].dim != v->out)
+        return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
+                         "dictionary gives %zu", v->buffer->stream[1].dim, v->out);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
@@ -26641,7 +26956,8 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     targets.source.data = source->target;
     targets.source.files = source->target_files;
     targets.source.num_files = source->num_target_files;
-    targets.source.dim = source->dim ? out : 0;
+    targets.source.dim = source->target_dim ? source->target_dim : source->dim ? out : 0;
+    source->target_dim = targets.source.target_dim = 0;
     source->target = targets.source.target = NULL;
     source->target_files = targets.source.target_files = NULL;
     source->num_target_files = targets.source.num_target_files = 0;

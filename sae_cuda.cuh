@@ -3769,6 +3769,8 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
 
 /* Optional operations that others here do as fast. */
 #define saei_cuda_code_sums NULL
+#define saei_cuda_skip NULL
+#define saei_cuda_skip_grad NULL
 #define saei_cuda_catch_up NULL
 
 SAE_API const sae_backend *sae_cuda_backend(void) {
@@ -3780,6 +3782,8 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
     return &table;
 }
 
+#undef saei_cuda_skip_grad
+#undef saei_cuda_skip
 #undef saei_cuda_code_sums
 #undef saei_cuda_catch_up
 

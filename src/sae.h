@@ -286,6 +286,7 @@ extern "C" {
 #include "backend/cpu_latents.h"
 #include "backend/cpu_weights.h"
 #include "backend/cpu_adam.h"
+#include "backend/cpu_skip.h"
 #include "backend/cpu_table.h"
 
 #include "train/schedule.h"

@@ -385,6 +385,19 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
       (const sae_work *w, const sae_code *code, const sae_lazy_adam *lazy, size_t m, float *param, \
        float *first, float *second), (w, code, lazy, m, param, first, second))
 
+/* Of transcoders. A backend whose skip is NULL trains none with a skip connection or an output of
+   another width; one that has it is passed works of two widths that share state and scratch. */
+#define SAE_BACKEND_SKIP(X)                                                                        \
+    /* out[r][o] = y[r][o] - x_r.W_o: the target less the skip connection's share. x [n][ld],      \
+       W [outputs][ld]; y, out [n][outputs rounded up to 16] */                                    \
+    X(void, skip, SAE_OP_OPTIONAL,                                                                 \
+      (const sae_work *w, const float *x, size_t n, const float *W, size_t outputs,                \
+       const float *y, float *out), (w, x, n, W, outputs, y, out))                                 \
+    /* out[o] = alpha sum_r e[r][o] x_r */                                                         \
+    X(void, skip_grad, SAE_OP_OPTIONAL,                                                            \
+      (const sae_work *w, const float *x, const float *e, size_t n, size_t outputs, float alpha,   \
+       float *out), (w, x, e, n, outputs, alpha, out))
+
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
     SAE_BACKEND_BATCH(X)                                                                           \
@@ -393,7 +406,8 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     SAE_BACKEND_LATENTS(X)                                                                         \
     SAE_BACKEND_SUMS(X)                                                                            \
     SAE_BACKEND_WEIGHTS(X)                                                                         \
-    SAE_BACKEND_FUSED(X)
+    SAE_BACKEND_FUSED(X)                                                                           \
+    SAE_BACKEND_SKIP(X)
 
 #define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {

@@ -50,7 +50,7 @@ typedef struct sae_trainer_desc {
     size_t k;                        /* required */
     uint64_t k_anneal_steps;         /* none */
     double auxk_alpha;               /* 1/32 */
-    size_t top_k_aux;                /* d / 2 */
+    size_t top_k_aux;                /* output_dim / 2 */
     uint64_t dead_feature_threshold; /* 10000000 tokens; JUMP_RELU logs with it */
     double threshold_beta;           /* 0.999 */
     uint64_t threshold_start_step;   /* 1000 */
@@ -78,6 +78,12 @@ typedef struct sae_trainer_desc {
     /* written into config.json, for other programs */
     const char *lm_name, *submodule_name, *wandb_name;
     int64_t layer;                   /* counted from 0, which is the default; -1: of no layer */
+    /* transcoders: y_hat = W_dec f(x) + b_dec (+ W_skip x), compared with a target y [n,output_dim]
+       of each step. Any trainer. 1: yes, -1: no, 0: the default */
+    size_t output_dim;               /* activation_dim (sae_train: the target's width) */
+    int skip_connection;             /* no; W_skip [output_dim,activation_dim] starts at 0 */
+    int apply_b_dec_to_input;        /* f is of x - b_dec: as the class, no where output_dim is not
+                                        activation_dim */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -125,8 +131,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
-/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+/* One update on x [n,d], 1 <= n <= batch_size; target [n,output_dim] is what x_hat is compared
+   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
    trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
@@ -226,6 +232,8 @@ typedef struct sae_source_desc {
     sae_result (*rewind)(void *user);   /* NULL: cannot be rewound */
     bool has_target;                    /* read fills target too */
     void *user;
+    size_t target_dim;                  /* of the target where it is as dim of the input; default:
+                                           dim, of .npy and .safetensors what they say */
 } sae_source_desc;
 
 typedef struct sae_buffer_desc {
@@ -260,6 +268,7 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 /* What the source holds, which files say by themselves: the width of a row, and how many rows there
    are (0: not known, of read). */
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *buffer); /* 0: there is no target */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop ================================================================ */

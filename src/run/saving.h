@@ -14,7 +14,7 @@ static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, 
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
-        if (path) result = sae_dictionary_save(copy, path);
+        if (path) result = saei_save_state_dict(copy, path, NULL, NULL);
         else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
                                 l->who, folder, k ? second : name);
         saei_free(l->ctx, path);

@@ -140,6 +140,25 @@ static sae_result saei_sparsity_check(const saei_check *c) {
     return SAE_OK;
 }
 
+/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+static sae_result saei_transcoder_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    if (h->apply_b_dec_to_input > 0 && h->output_dim != h->activation_dim)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, and b_dec is "
+                         "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
+                         c->who, h->output_dim, h->activation_dim);
+    if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
+                         "never takes b_dec from its input", c->who);
+    if (saei_steps_of(h->resample_steps)
+        && (h->output_dim != h->activation_dim || h->skip_connection > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "
+                         "W_dec from the input: allowed where output_dim, %zu, is activation_dim, "
+                         "%zu, without a skip_connection", c->who,
+                         (unsigned long long)h->resample_steps, h->output_dim, h->activation_dim);
+    return SAE_OK;
+}
+
 /* A desc whose defaults are set. */
 static sae_result saei_desc_check(const sae_context *ctx, const char *who,
                                   const sae_trainer_desc *h) {
@@ -166,6 +185,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "
                          "activation_dim, %zu, which must be larger", who, h->k,
                          h->activation_dim);
+    SAEI_TRY(saei_transcoder_check(&c));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);

@@ -20,6 +20,7 @@ static bool saei_params_make(sae_trainer *t, saei_params *p) {
     p->aux0 = shape.aux0;
     p->aux1 = shape.aux1;
     p->b_dec = shape.b_dec;
+    p->W_skip = shape.W_skip;
     return true;
 }
 
@@ -73,10 +74,12 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
+    size_t m = saei_align16(h->dict_size), rows, outs, scratch, stride, apart, aux = 0;
     bool gated = h->arch == SAE_ARCH_GATED, jump = h->arch == SAE_ARCH_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE, each_row = saei_has_trait(t, SAEI_EACH_ROW);
-    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)
+        || !saei_mul(h->batch_size, t->view.ld_out, &outs))
+        return false;
     stride = h->dict_size;
     if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
@@ -86,16 +89,22 @@ static bool saei_trainer_memory(sae_trainer *t) {
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
+    t->out = t->w;
+    t->out.shape.d = t->desc.output_dim;
+    t->out.shape.ld = t->view.ld_out;
     scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (t->view.ld_out != t->view.ld)
+        scratch = saei_max(scratch, t->ops->scratch_bytes(&t->out, &t->out.shape));
     if (scratch == SIZE_MAX) return false;
-    t->w.scratch = saei_device(t, scratch, 1);
+    t->w.scratch = t->out.scratch = saei_device(t, scratch, 1);
     ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
          && saei_params_make(t, &t->second);
     if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
     t->x = (float *)saei_device(t, rows, sizeof(float));
-    t->target = (float *)saei_device(t, rows, sizeof(float));
-    t->e = (float *)saei_device(t, rows, sizeof(float));
-    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, outs, sizeof(float));
+    t->e = (float *)saei_device(t, outs, sizeof(float));
+    t->r = (float *)saei_device(t, outs, sizeof(float));
+    t->fit = t->view.desc.skip ? (float *)saei_device(t, outs, sizeof(float)) : t->x;
     t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
     t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
     t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
@@ -112,11 +121,11 @@ static bool saei_trainer_memory(sae_trainer *t) {
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all)
+        t->groups = saei_mul(outs, h->num_groups, &all)
                         ? (float *)saei_device(t, all, sizeof(float))
                         : NULL;
         ok = t->groups != NULL;
@@ -151,6 +160,10 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->activation_dim = h->activation_dim;
     out->dict_size = h->dict_size;
     out->seed = h->seed;
+    if (h->output_dim != h->activation_dim) out->output_dim = h->output_dim;
+    out->skip = h->skip_connection > 0;
+    out->subtract_b_dec = h->arch == SAE_ARCH_JUMP_RELU && h->apply_b_dec_to_input > 0;
+    out->no_b_dec_subtraction = h->apply_b_dec_to_input < 0 && saei_subtracts(out);
     if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
     if (!(traits & SAEI_NESTED)) return;
@@ -161,6 +174,33 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
             out->group_sizes[g] = h->dict_size > sum ? h->dict_size - sum : 0;
         else out->group_sizes[g] = size > 0 ? (size_t)size : 0;
         sum += out->group_sizes[g];
+    }
+}
+
+/* Whether init's tensors are those of the trainer's dictionary. In a state_dict a transcoder's
+   looks the same whether b_dec is subtracted or not. */
+static bool saei_is_start(const sae_dictionary *from, const sae_dictionary_desc *want) {
+    sae_dictionary_desc desc = from->desc;
+    bool file = from->origin.format == SAE_FORMAT_DICTIONARY_LEARNING;
+    if (desc.arch != want->arch || desc.skip != want->skip || !saei_is_state_dict(&desc))
+        return false;
+    return file || (desc.no_b_dec_subtraction == want->no_b_dec_subtraction
+                    && desc.subtract_b_dec == want->subtract_b_dec);
+}
+
+/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0. */
+static void saei_transcoder_begin(sae_dictionary *dict) {
+    const sae_dictionary_desc *h = &dict->desc;
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_ENCODER);
+    memset(dict->b_enc, 0, h->dict_size * sizeof *dict->b_enc);
+    for (size_t i = 0; i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out, norm;
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)saei_random_normal(&random, (uint64_t)i * h->activation_dim + c);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, enc, enc));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld, enc, norm, enc);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld_out, dec, norm, dec);
     }
 }
 
@@ -176,8 +216,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
-            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+        if (!saei_is_start(from, want)) {
             sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
                                           "sae_trainer_create: init is %s, "
                                           "which holds %s%s; the trainer has %s",
@@ -188,6 +227,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
             return result;
         }
         if (from->desc.activation_dim != want->activation_dim
+            || from->desc.output_dim != want->output_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
             char has[64] = "", wants[96] = "";
@@ -200,10 +240,17 @@ static sae_result saei_trainer_start(sae_trainer *t) {
                 t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
                 "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
                 from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
+            if (from->desc.output_dim != want->output_dim)
+                result = saei_fail(
+                    t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s gives rows of %zu, "
+                    "output_dim is %zu", t->desc.init, from->desc.output_dim, want->output_dim);
             sae_dictionary_destroy(from);
             return result;
         }
-    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    } else {
+        SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from);
+    }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
     t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
     t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
@@ -248,6 +295,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.desc.output_dim = saei_output_dim(shape);
     t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
+    t->view.ld_out = saei_align16(h->output_dim);
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
                    : saei_has_trait(t, SAEI_TOP_K)  ? SAE_RULE_THRESHOLD
@@ -294,6 +342,12 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
+    if ((shape.skip || shape.output_dim) && !saei_backend_of(ctx)->skip)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
+                         "skip_connection %s: the backend \"%s\" trains transcoders whose output "
+                         "is as wide as the input, without a skip connection; the CPU trains all",
+                         who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
+                         saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
     saei_trainer_init(t, ctx, &h, &shape);

@@ -9,7 +9,7 @@
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_SWITCH
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -69,7 +69,7 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(k, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required")),
     SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_IN_RUN, SAEI_IS_NONE),
     SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, 0, SAEI_IS(1.0 / 32)),
-    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("activation_dim / 2")),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("output_dim / 2")),
     SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, 0, SAEI_IS(10000000)),
     SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_SHARE, SAEI_IS(0.999)),
     SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, 0, SAEI_IS(1000)),
@@ -101,7 +101,11 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(wandb_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
              SAEI_SAID("for config.json")),
     SAEI_ROW(submodule_name, TEXT, REFUSED, DEFAULT, SAEI_EVERY | SAEI_NO_SETTING,
-             SAEI_SAID("for config.json"))
+             SAEI_SAID("for config.json")),
+    SAEI_ROW(output_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the target's, the data's")),
+    SAEI_ROW(skip_connection, SWITCH, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("false")),
+    SAEI_ROW(apply_b_dec_to_input, SWITCH, REFUSED, DEFAULT, SAEI_EVERY,
+             SAEI_SAID("as the class; false where output_dim is not activation_dim"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
@@ -140,6 +144,7 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_SPARSITY: return "l1, entropy, Lp or Lp^p";
     case SAEI_FIELD_NORM: return "mse or norm";
     case SAEI_FIELD_INTEGER: return "a whole number";
+    case SAEI_FIELD_SWITCH: return "true or false";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -175,6 +180,14 @@ static void saei_default_number(double *field, double value) {
     if (*field == 0) *field = value;
 }
 
+/* The default of apply_b_dec_to_input. */
+static bool saei_applies_b_dec(const sae_trainer_desc *h) {
+    sae_dictionary_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.arch = h->arch;
+    return saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+}
+
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
@@ -191,7 +204,10 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                        !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
                        : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
-    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->activation_dim / 2, 1);
+    if (!desc->output_dim) desc->output_dim = desc->activation_dim;
+    if (!desc->skip_connection) desc->skip_connection = -1;
+    if (!desc->apply_b_dec_to_input) desc->apply_b_dec_to_input = saei_applies_b_dec(desc) ? 1 : -1;
+    if (!desc->top_k_aux) desc->top_k_aux = saei_max(desc->output_dim / 2, 1);
     for (size_t i = 0; i < desc->num_groups && i < SAE_MAX_GROUPS; i++)
         saei_default_number(&desc->group_weights[i], 1.0 / (double)desc->num_groups);
     saei_default_steps(&desc->anneal_end, steps);

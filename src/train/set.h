@@ -208,6 +208,12 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
         *(int64_t *)at = (int64_t)x;
         return SAE_OK;
     case SAEI_FIELD_NOTHING: return SAE_OK;
+    case SAEI_FIELD_SWITCH:
+        if (v.none) *(int *)at = 0;
+        else if (!v.list && !strcmp(v.text, "true")) *(int *)at = 1;
+        else if (!v.list && !strcmp(v.text, "false")) *(int *)at = -1;
+        else return saei_set_fail(s, f, v);
+        return SAE_OK;
     case SAEI_FIELD_KIND:
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:

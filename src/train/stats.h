@@ -45,9 +45,9 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         s.l2_loss = v[SAEI_S_L2];
         s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
-        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
-        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
         s.frac_variance_explained = 1 - variance / total;
         t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);

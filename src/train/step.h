@@ -40,7 +40,7 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
     if (unit && clipped) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
+        t->ops->remove_parallel(&t->out, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!unit) {
@@ -48,9 +48,9 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
-    end = dec + m * t->view.ld;
+    end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
                       m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
@@ -130,8 +130,8 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
         t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->out, t->r, t->fit, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
     for (int i = 0; i < 3; i++) {
         const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
         enc[i] = p->W_enc;
@@ -161,7 +161,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     uint32_t bad = 0;
     t->ops->zero(&t->w, t->bad, sizeof bad);
     t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
-    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (target) t->ops->load_rows(&t->out, target, n, divisor, t->target, t->bad);
     if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
     else {
         t->ops->download(&t->w, &bad, t->bad, sizeof bad);
@@ -172,6 +172,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
+    if (!t->param.W_skip) t->fit = t->y;
     return SAE_OK;
 }
 
@@ -197,7 +198,11 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
-                                 t->desc.activation_dim));
+                                 t->desc.output_dim));
+    else if (t->desc.output_dim != t->desc.activation_dim)
+        return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is NULL, allowed where "
+                         "output_dim, %zu, is activation_dim, %zu", t->desc.output_dim,
+                         t->desc.activation_dim);
     if (!n || n > t->desc.batch_size)
         return saei_fail(t->ctx, SAE_ERR_INVALID,
                          "sae_trainer_step: n is %zu rows, allowed are 1 to "
@@ -213,8 +218,10 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     t->l0_known = false;
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
-        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+        t->ops->geometric_median(&t->out, t->y, n, t->param.b_dec);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    if (t->param.W_skip)
+        t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
     saei_resample(t, step);

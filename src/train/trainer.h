@@ -49,13 +49,13 @@ enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
-    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec, *W_skip;
 } saei_params;
 
 struct sae_trainer {
     sae_context *ctx;
     const sae_backend *ops;
-    sae_work w;
+    sae_work w, out; /* of rows as wide as the input, as the output */
     saei_blocks blocks;
     const saei_scheme *scheme;
     sae_trainer_desc desc; /* its texts are our own */
@@ -71,8 +71,11 @@ struct sae_trainer {
     bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
     /* device */
     saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
-    float *groups;                      /* [num_groups][batch][ld] */
+    float *x, *xc;              /* [batch][ld] */
+    float *target, *y, *e, *r;  /* [batch][ld_out]; y is x or target */
+    float *fit;                 /* likewise: what the latents and b_dec are to give, y or y less the
+                                   skip connection's share */
+    float *groups;              /* [num_groups][batch][ld_out] */
     sae_code code, aux;
     sae_index index;
     float *norms, *weight, *sums;                /* [m'] */
