@@ -640,7 +640,9 @@ struct sae_io {
     X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
       "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
     X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
-      "JumpReluTrainer", "TrainerJumpRelu")
+      "JumpReluTrainer", "TrainerJumpRelu")                                                        \
+    X(SAE_TRAINER_SPARSIFY, 10, SAE_ARCH_TOP_K, "sparsify",                                        \
+      "SparsifyTrainer", "SparsifyTrainer")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
@@ -955,6 +957,13 @@ typedef enum sae_sparsity_function {
     SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
 } sae_sparsity_function;
 
+typedef enum sae_optimizer { /* SPARSIFY */
+    SAE_OPTIMIZER_DEFAULT = 0, /* SIGNUM */
+    SAE_OPTIMIZER_ADAM,        /* the rate goes up over lr_warmup_steps, then down to 0 at steps */
+    SAE_OPTIMIZER_SIGNUM       /* steps of lr by the gradient's signs, averaged free of a schedule:
+                                  the average is what is saved */
+} sae_optimizer;
+
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
    (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta). */
@@ -967,7 +976,8 @@ typedef struct sae_trainer_desc {
     uint64_t steps;           /* required (sae_train fills it in) */
     uint64_t seed;
     double lr;                /* STANDARD* 1e-3, GATED 5e-5, GATED_ANNEAL 3e-4, P_ANNEAL 1e-3,
-                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5 */
+                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5,
+                                 SPARSIFY as the TOP_K family, signum 5e-3 / sqrt(m / 16384) */
     uint64_t warmup_steps;           /* 1000 (steps / 10 in runs of at most 1000 steps); of lr */
     uint64_t decay_start;            /* none */
     uint64_t sparsity_warmup_steps;  /* 2000 (steps / 5 in runs of at most 2000 steps), where there
@@ -1013,6 +1023,12 @@ typedef struct sae_trainer_desc {
     int skip_connection;             /* no; W_skip [output_dim,activation_dim] starts at 0 */
     int apply_b_dec_to_input;        /* f is of x - b_dec: as the class, no where output_dim is not
                                         activation_dim */
+    /* SPARSIFY: a transcoder of one width by the rule of EleutherAI's sparsify: b_dec never leaves
+       the input, loss fvu = sum e^2 / sum (y - mean y)^2 of the batch */
+    sae_optimizer optimizer;         /* signum */
+    uint64_t lr_warmup_steps;        /* 1000; adam */
+    uint64_t k_decay_steps;          /* none: k comes down to k from min(dict_size, 10 d) */
+    int finetune;                    /* no: biases are set by the means of the first batch */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -1090,6 +1106,8 @@ typedef struct sae_stats {
     double ghosts;
     double lr;                     /* used by that update */
     double grad_norm;              /* before clipping */
+    double fvu;                    /* SPARSIFY: share of the variance left unexplained */
+    double k;                      /* SPARSIFY: of that update */
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
@@ -1725,7 +1743,13 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     /* out[o] = alpha sum_r e[r][o] x_r */                                                         \
     X(void, skip_grad, SAE_OP_OPTIONAL,                                                            \
       (const sae_work *w, const float *x, const float *e, size_t n, size_t outputs, float alpha,   \
-       float *out), (w, x, e, n, outputs, alpha, out))
+       float *out), (w, x, e, n, outputs, alpha, out))                                             \
+    /* Signum, averaged free of a schedule (Defazio et al. 2024): z -= lr sign(grad),              \
+       average += weight (z - average), param = average + beta (z - average); sign(0) = 0 */       \
+    X(void, signum, SAE_OP_OPTIONAL_GUARDED,                                                       \
+      (const sae_work *w, float lr, float weight, float beta, const float *grad, float *z,         \
+       float *average, float *param, size_t count),                                                \
+      (w, lr, weight, beta, grad, z, average, param, count))
 
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
@@ -22567,6 +22591,50 @@ static void saei_cpu_skip_grad(const sae_work *w, const float *x, const float *e
     saei_parallel_workers(w->ctx, saei_ceil_div(outputs, 16), saei_skip_grad_part, &j);
 }
 
+/* ==== >>cpu: signum =============================================== src/backend/cpu_skip.h ==== */
+
+enum { SAEI_SIGNUM_PIECE = 512 };
+
+typedef struct saei_signum_job {
+    const saei_kernels *kernels;
+    float lr, weight, beta;
+    size_t count;
+    const float *grad;
+    float *z, *average, *param;
+} saei_signum_job;
+
+static void saei_signum_part(void *arg, size_t part) {
+    saei_signum_job *j = (saei_signum_job *)arg;
+    float apart[SAEI_SIGNUM_PIECE];
+    size_t end = saei_part_end(part, SAEI_CHUNK, j->count), n;
+    for (size_t at = part * SAEI_CHUNK; at < end; at += n) {
+        float *z = j->z + at, *average = j->average + at;
+        const float *grad = j->grad + at;
+        n = saei_min(SAEI_SIGNUM_PIECE, end - at);
+        for (size_t i = 0; i < n; i++) z[i] -= grad[i] > 0 ? j->lr : grad[i] < 0 ? -j->lr : 0;
+        j->kernels->axpy(n, -1, average, z, apart);
+        j->kernels->axpy(n, j->weight, apart, average, average);
+        j->kernels->axpy(n, -1, average, z, apart);
+        j->kernels->axpy(n, j->beta, apart, average, j->param + at);
+    }
+}
+
+static void saei_cpu_signum(const sae_work *w, float lr, float weight, float beta,
+                            const float *grad, float *z, float *average, float *param,
+                            size_t count) {
+    saei_signum_job j;
+    j.kernels = w->ctx->kernels;
+    j.lr = lr;
+    j.weight = weight;
+    j.beta = beta;
+    j.count = count;
+    j.grad = grad;
+    j.z = z;
+    j.average = average;
+    j.param = param;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_signum_part, &j);
+}
+
 /* ==== >>cpu: table =============================================== src/backend/cpu_table.h ==== */
 
 /* Nothing runs after a call has returned. */
@@ -22685,7 +22753,8 @@ enum { /* traits of a scheme */
     SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
     SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
-    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_SCALED = 1 << 11,     /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_SPARSIFY = 1 << 12    /* sparsify's start, schedules, optimizers and files */
 };
 
 /* A training scheme: what sets it apart from the others. */
@@ -22704,7 +22773,7 @@ typedef struct saei_scheme {
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_FVU, SAEI_S_GROUPS,
     SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
@@ -23097,6 +23166,110 @@ static double saei_loss_jump_relu(const sae_trainer *t, const double *v, sae_sta
     return s->l2_loss + s->sparsity_loss;
 }
 
+/* ==== >>trainer: sparsify =========================================== src/train/sparsify.h ==== */
+/* The rule of EleutherAI's sparsify for transcoders. No norms, no clipping. */
+
+/* k of step t: from min(m, 10 d) down to k over k_decay_steps, halves to even. */
+static double saei_sparsify_k(const sae_trainer_desc *h, uint64_t t) {
+    uint64_t over = saei_steps_of(h->k_decay_steps), u = t > 0 ? t - 1 : 0;
+    double first = (double)saei_min(h->dict_size, 10 * h->activation_dim), share, k, low;
+    if (u >= over) return (double)h->k;
+    share = (double)u / (double)over;
+    k = first * (1 - share) + (double)h->k * share;
+    low = floor(k);
+    if (k - low > 0.5 || (k - low == 0.5 && fmod(low, 2) != 0)) low += 1;
+    return low < 1 ? 1 : low;
+}
+
+/* The learning rate of step t. */
+static double saei_sparsify_lr(const sae_trainer_desc *h, uint64_t t) {
+    uint64_t warmup = saei_steps_of(h->lr_warmup_steps);
+    if (h->optimizer == SAE_OPTIMIZER_SIGNUM) return h->lr;
+    if (t < warmup) return h->lr * ((double)t / (double)warmup);
+    return h->lr * ((double)(h->steps - t) / (double)(h->steps - warmup));
+}
+
+/* Before the first step: b_enc = -W_enc mean(x), b_dec = mean(y), unless the start is to stay. */
+static void saei_sparsify_begin(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    size_t m = t->desc.dict_size;
+    if (t->desc.finetune <= 0) {
+        float share = (float)(1 / (double)t->n);
+        ops->column_sums(&t->w, t->x, t->n, share, t->r);
+        ops->zero(&t->w, t->sums, m * sizeof(float));
+        ops->skip(&t->w, t->r, 1, t->param.W_enc, m, t->sums, t->param.b_enc);
+        ops->column_sums(&t->out, t->y, t->n, share, t->param.b_dec);
+    }
+    if (t->desc.optimizer != SAE_OPTIMIZER_SIGNUM) return;
+    ops->axpy(&t->w, t->view.num_params, 1, t->param.all, NULL, t->first.all);
+    ops->axpy(&t->w, t->view.num_params, 1, t->param.all, NULL, t->second.all);
+}
+
+/* The dead latents' reconstruction of e, with b_dec: its gradient goes to W_dec and b_dec alone.
+   Leaves in t->r what b_dec sees in place of e. */
+static bool saei_sparsify_auxk(sae_trainer *t, double variance, float alpha) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    const size_t rows = t->n * t->view.ld_out, half = saei_max(h->activation_dim / 2, 1);
+    const float *values[1];
+    uint32_t dead;
+    double share, squares;
+    ops->download(&t->w, &dead, t->list_count, sizeof dead);
+    if (!dead || !t->aux.stride) return false;
+    share = dead < half ? (double)dead / (double)half : 1;
+    saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
+    ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, h->dict_size, t->param.b_dec, 0,
+                t->r);
+    ops->axpy(&t->out, rows, 1, t->e, t->r, t->r);
+    ops->sum_squares(&t->out, t->r, rows, t->scalars + SAEI_S_SCRATCH);
+    ops->download(&t->w, &squares, t->scalars + SAEI_S_SCRATCH, sizeof squares);
+    squares *= share / variance;
+    ops->upload(&t->w, t->scalars + SAEI_S_NORM, &squares, sizeof squares);
+    share *= saei_number_of(h->auxk_alpha);
+    values[0] = t->aux.value;
+    ops->index(&t->w, &t->aux, values, 1, &t->index);
+    ops->latent_rows(&t->out, &t->index, 0, t->r, 0, h->dict_size, (float)share * alpha, true,
+                     t->grad.W_dec);
+    ops->axpy(&t->out, rows, (float)share, t->r, t->e, t->r);
+    return true;
+}
+
+/* SPARSIFY: fvu + auxk_alpha auxk, of a top-k of each row. Gradients of fvu are 2 e / variance. */
+static void saei_grads_sparsify(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    double variance = 0, none = 0, squares;
+    bool auxk;
+    float alpha;
+    ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+    ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
+    variance *= (double)t->n - 1; /* what it divides by */
+    alpha = variance > 0 ? (float)(2 / variance) : 0;
+    ops->upload(&t->w, t->scalars + SAEI_S_NORM, &none, sizeof none);
+    ops->upload(&t->w, t->scalars + SAEI_S_SQUARES, &none, sizeof none);
+    ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold + 1, t->desc.dict_size,
+                     t->list, t->list_count);
+    saei_encode_batch(t, SAE_SELECT_TOP_K, (size_t)t->now.k, &t->code, false);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    saei_index_batch(t, &t->code, 0);
+    ops->fired(&t->w, &t->index, -1, t->n, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    auxk = alpha > 0 && saei_sparsify_auxk(t, variance, alpha);
+    ops->column_sums(&t->out, auxk ? t->r : t->e, t->n, alpha, t->grad.b_dec);
+    if (t->param.W_skip)
+        ops->skip_grad(&t->w, t->x, t->e, t->n, t->desc.output_dim, alpha, t->grad.W_skip);
+    ops->download(&t->w, &squares, t->scalars + SAEI_S_L2, sizeof squares);
+    squares = variance > 0 ? squares * (double)t->n / variance : 0;
+    ops->upload(&t->w, t->scalars + SAEI_S_FVU, &squares, sizeof squares);
+}
+
+static double saei_loss_sparsify(const sae_trainer *t, const double *v, sae_stats *s) {
+    s->sparsity_loss = NAN;
+    s->auxk_loss = v[SAEI_S_NORM];
+    s->fvu = v[SAEI_S_FVU];
+    s->k = s->effective_l0 = t->used_k;
+    return s->fvu + saei_number_of(t->desc.auxk_alpha) * s->auxk_loss;
+}
+
 /* ==== >>trainer: schemes ============================================= src/train/schemes.h ==== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
    that every trainer has may be left out: first what the reference writes into config.json, in its
@@ -23152,7 +23325,13 @@ static const saei_scheme saei_schemes[] = {
       saei_grads_jump_relu, saei_loss_jump_relu,
       "trainer_class dict_class lr steps seed activation_dim dict_size device layer lm_name "
       "wandb_name submodule_name bandwidth sparsity_penalty sparsity_warmup_steps target_l0 "
-      "+ dead_feature_threshold" }
+      "+ dead_feature_threshold" },
+    { SAE_TRAINER_SPARSIFY, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_TOP_K | SAEI_EACH_ROW | SAEI_AUXK | SAEI_DEAD | SAEI_SCALED | SAEI_SPARSIFY,
+      saei_grads_sparsify, saei_loss_sparsify,
+      "trainer_class dict_class activation_dim dict_size steps k optimizer lr lr_warmup_steps "
+      "k_decay_steps auxk_alpha dead_feature_threshold finetune seed device layer lm_name "
+      "wandb_name submodule_name" }
 };
 enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
 
@@ -23189,7 +23368,8 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_SWITCH
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_SWITCH,
+    SAEI_FIELD_OPTIMIZER
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -23285,10 +23465,15 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(output_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the target's, the data's")),
     SAEI_ROW(skip_connection, SWITCH, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("false")),
     SAEI_ROW(apply_b_dec_to_input, SWITCH, REFUSED, DEFAULT, SAEI_EVERY,
-             SAEI_SAID("as the class; false where output_dim is not activation_dim"))
+             SAEI_SAID("as the class; false where output_dim is not activation_dim")),
+    SAEI_ROW(optimizer, OPTIMIZER, REFUSED, DEFAULT, 0, SAEI_SAID("signum")),
+    SAEI_ROW(lr_warmup_steps, STEPS, OFF, OFF, 0, SAEI_IS(1000)),
+    SAEI_ROW(k_decay_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE),
+    SAEI_ROW(finetune, SWITCH, REFUSED, DEFAULT, 0, SAEI_SAID("false"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
+static const char *const saei_optimizer_names[] = { "adam", "signum" }; /* from 1 on */
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
 
 static bool saei_has_field(const saei_scheme *scheme, const saei_field *f) {
@@ -23325,6 +23510,7 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_NORM: return "mse or norm";
     case SAEI_FIELD_INTEGER: return "a whole number";
     case SAEI_FIELD_SWITCH: return "true or false";
+    case SAEI_FIELD_OPTIMIZER: return "adam or signum";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -23365,7 +23551,7 @@ static bool saei_applies_b_dec(const sae_trainer_desc *h) {
     sae_dictionary_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.arch = h->arch;
-    return saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+    return h->kind != SAE_TRAINER_SPARSIFY && saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
 }
 
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
@@ -23376,7 +23562,12 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
     if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
-    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
+    if (!desc->optimizer)
+        desc->optimizer =
+            scheme->traits & SAEI_SPARSIFY ? SAE_OPTIMIZER_SIGNUM : SAE_OPTIMIZER_ADAM;
+    if (!desc->finetune) desc->finetune = -1;
+    saei_default_number(&desc->lr, (desc->optimizer == SAE_OPTIMIZER_SIGNUM ? 5e-3 : scheme->lr)
+                                       / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
@@ -23544,6 +23735,22 @@ static sae_result saei_sparsity_check(const saei_check *c) {
 /* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
 static sae_result saei_transcoder_check(const saei_check *c) {
     const sae_trainer_desc *h = c->h;
+    if ((c->scheme->traits & SAEI_SPARSIFY)
+        && (h->output_dim != h->activation_dim || h->apply_b_dec_to_input > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, activation_dim %zu, "
+                         "apply_b_dec_to_input %s: sparsify's transcoders give rows as wide as the "
+                         "input, from which b_dec is not taken", c->who, h->output_dim,
+                         h->activation_dim, h->apply_b_dec_to_input > 0 ? "true" : "false");
+    if (h->optimizer != SAE_OPTIMIZER_ADAM
+        && (h->optimizer != SAE_OPTIMIZER_SIGNUM || !(c->scheme->traits & SAEI_SPARSIFY)))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: optimizer is %d, allowed is %d (adam) and, "
+                         "with sparsify, %d (signum)", c->who, (int)h->optimizer,
+                         (int)SAE_OPTIMIZER_ADAM, (int)SAE_OPTIMIZER_SIGNUM);
+    if ((c->scheme->traits & SAEI_SPARSIFY) && h->optimizer == SAE_OPTIMIZER_ADAM
+        && saei_steps_of(h->lr_warmup_steps) >= h->steps && h->steps > 0)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: lr_warmup_steps is %llu, allowed with adam "
+                         "are 0 to steps - 1, %llu", c->who, (unsigned long long)h->lr_warmup_steps,
+                         (unsigned long long)h->steps - 1);
     if (h->apply_b_dec_to_input > 0 && h->output_dim != h->activation_dim)
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, and b_dec is "
                          "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
@@ -23673,6 +23880,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
     stride = h->dict_size;
     if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        if (saei_has_trait(t, SAEI_SPARSIFY) && saei_steps_of(h->k_decay_steps))
+            stride = saei_max(h->k, saei_min(h->dict_size, 10 * h->activation_dim));
         stride = saei_min(stride, h->dict_size);
     }
     if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
@@ -23705,7 +23914,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
+    if (t->ops->catch_up && t->ops->adam_rows
+        && saei_has_trait(t, SAEI_CONSTRAINED | SAEI_UNIT)) {
         t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
@@ -23778,11 +23988,21 @@ static bool saei_is_start(const sae_dictionary *from, const sae_dictionary_desc 
                     && desc.subtract_b_dec == want->subtract_b_dec);
 }
 
-/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0. */
-static void saei_transcoder_begin(sae_dictionary *dict) {
+/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0; sparsify's:
+   W_enc uniform in +- 1 / sqrt(d), all else 0. */
+static void saei_transcoder_begin(sae_dictionary *dict, unsigned traits) {
     const sae_dictionary_desc *h = &dict->desc;
     saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_ENCODER);
     memset(dict->b_enc, 0, h->dict_size * sizeof *dict->b_enc);
+    for (size_t i = 0; (traits & SAEI_SPARSIFY) && i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld;
+        double width = 1 / sqrt((double)h->activation_dim);
+        memset(dict->W_dec + i * dict->ld_out, 0, dict->ld_out * sizeof(float));
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)(width * (2 * saei_random_uniform(
+                                              &random, (uint64_t)i * h->activation_dim + c) - 1));
+    }
+    if (traits & SAEI_SPARSIFY) return;
     for (size_t i = 0; i < h->dict_size; i++) {
         float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out, norm;
         for (size_t c = 0; c < h->activation_dim; c++)
@@ -23794,9 +24014,15 @@ static void saei_transcoder_begin(sae_dictionary *dict) {
     }
 }
 
+/* The parameters that are handed out: signum's are an average. */
+static float *saei_trained(const sae_trainer *t) {
+    return t->desc.optimizer == SAE_OPTIMIZER_SIGNUM ? t->second.all : t->param.all;
+}
+
 /* The start: init's tensors, or the class's own. */
 static sae_result saei_trainer_start(sae_trainer *t) {
     const sae_dictionary_desc *want = &t->view.desc;
+    const sae_trainer_desc *h = &t->desc;
     sae_dictionary *from = NULL;
     const double none = -1; /* auxk: no dead latents so far */
     if (t->desc.init) {
@@ -23839,9 +24065,11 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         }
     } else {
         SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from);
+        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
     }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
+        t->ops->upload(&t->w, t->second.all, from->params, from->num_params * sizeof(float));
     t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
     t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
     t->view.threshold = from->threshold;
@@ -23903,7 +24131,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->adam.beta1 = t->scheme->beta1;
     t->adam.beta2 = 0.999;
     t->adam.eps = 1e-8;
-    t->now.k = (double)h->k;
+    t->now.k = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_k(h, 0) : (double)h->k;
     t->now.p = h->p_start;
     t->now.next_p = -1;
     t->now.sparsity_coeff = saei_number_of(h->initial_sparsity_penalty);
@@ -23932,11 +24160,13 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
-    if ((shape.skip || shape.output_dim) && !saei_backend_of(ctx)->skip)
+    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY) && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
-                         "skip_connection %s: the backend \"%s\" trains transcoders whose output "
-                         "is as wide as the input, without a skip connection; the CPU trains all",
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so it trains "
+                         "transcoders whose output is as wide as the input, without a skip "
+                         "connection and not sparsify's; the CPU trains all",
                          who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
+                         sae_trainer_name(h.kind),
                          saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
@@ -23963,7 +24193,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                          desc ? "out" : "desc");
     SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_create", desc, false, &t));
     result = saei_trainer_start(t);
-    saei_dictionary_place(&t->view, t->ops->host_memory ? t->param.all : (float *)t->host[0]);
+    saei_dictionary_place(&t->view, t->ops->host_memory ? saei_trained(t) : (float *)t->host[0]);
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result == SAE_OK) *out = t;
     else sae_trainer_destroy(t);
@@ -24019,8 +24249,14 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_lazy_adam *lazy = t->lazy.applied ? &t->lazy : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam_desc adam = t->adam;
-    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    adam.lr = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_lr(&t->desc, step)
+                                               : t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
+    if (t->desc.optimizer == SAE_OPTIMIZER_SIGNUM) {
+        t->ops->signum(&t->w, (float)adam.lr, (float)(1 / (double)(step + 1)), 0.05f, t->grad.all,
+                       t->first.all, t->second.all, t->param.all, t->view.num_params);
+        return;
+    }
     if (unit && clipped) /* the clipping needs the norm of what is left */
         t->ops->remove_parallel(&t->out, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
@@ -24129,8 +24365,10 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
 
 /* k after the update of step t: from d down to the target over k_anneal_steps. */
 static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    uint64_t over =
+        saei_has_trait(t, SAEI_SPARSIFY) ? 0 : saei_steps_of(t->desc.k_anneal_steps);
     double r;
+    if (saei_has_trait(t, SAEI_SPARSIFY)) t->now.k = saei_sparsify_k(&t->desc, step + 1);
     if (!over) return;
     r = (double)(step < over ? step : over) / (double)over;
     t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
@@ -24201,6 +24439,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->out, t->y, n, t->param.b_dec);
+    if (saei_has_trait(t, SAEI_SPARSIFY) && step == 0) saei_sparsify_begin(t);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     if (t->param.W_skip)
         t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
@@ -24240,7 +24479,7 @@ static float saei_trainer_threshold(const sae_trainer *t) {
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
+        t->ops->download(&t->w, t->view.params, saei_trained(t), t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
@@ -24816,7 +25055,7 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         desc->kind = kind;
         return SAE_OK;
     case SAEI_FIELD_ARCH:
-        arch = saei_arch_from_name(v.text);
+        arch = strcmp(v.text, "SparseCoder") ? saei_arch_from_name(v.text) : SAE_ARCH_TOP_K;
         if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
@@ -24824,6 +25063,13 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
             if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
             desc->sparsity_function = (sae_sparsity_function)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_OPTIMIZER:
+        for (int i = 0; i <= (int)SAE_OPTIMIZER_SIGNUM; i++) {
+            if (i ? strcmp(v.text, saei_optimizer_names[i - 1]) != 0 : !none) continue;
+            desc->optimizer = (sae_optimizer)i;
             return SAE_OK;
         }
         return saei_set_fail(s, f, v);
@@ -24872,6 +25118,7 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
     case SAEI_FIELD_NORM:
+    case SAEI_FIELD_OPTIMIZER:
     case SAEI_FIELD_TEXT: break;
     }
     return saei_set_name(s, f, v, desc, at);
@@ -25089,6 +25336,7 @@ static bool saei_switch_is_default(const sae_trainer_desc *desc, const saei_fiel
     const int value = *(const int *)(const void *)((const char *)desc + f->offset);
     bool apply = f->offset == SAEI_AT(apply_b_dec_to_input);
     bool transcoder = desc->output_dim != desc->activation_dim || desc->skip_connection > 0;
+    if (f->offset == SAEI_AT(finetune)) return value <= 0;
     return !value || (!transcoder && (value > 0) == (apply && saei_applies_b_dec(desc)));
 }
 
@@ -25113,6 +25361,9 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
         break;
     case SAEI_FIELD_SPARSITY:
         if (desc->sparsity_function) string = saei_sparsity_names[desc->sparsity_function - 1];
+        break;
+    case SAEI_FIELD_OPTIMIZER:
+        if (desc->optimizer) string = saei_optimizer_names[desc->optimizer - 1];
         break;
     case SAEI_FIELD_NORM: string = desc->reconstruction_norm ? "norm" : NULL; break;
     case SAEI_FIELD_LIST:
@@ -25205,6 +25456,7 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_ARCH: whole = desc->arch; break;
         case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_OPTIMIZER: whole = desc->optimizer; break;
         case SAEI_FIELD_SWITCH: whole = *(const int *)at > 0; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
@@ -26282,8 +26534,10 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
     const sae_context quiet = saei_loop_quiet(l);
-    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
-        || !saei_loop_exists(l, folder, "ae.safetensors"))
+    if (!saei_loop_exists(l, folder, "config.json")
+        || (!saei_loop_exists(l, folder, "sae.safetensors")
+            && (!saei_loop_exists(l, folder, "ae.pt")
+                || !saei_loop_exists(l, folder, "ae.safetensors"))))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
     if (path && saei_json_load(&quiet, l->who, path, &root) == SAE_OK) {
@@ -26422,12 +26676,27 @@ static sae_result saei_loop_restore(sae_training *l) {
 
 /* ==== >>loop: the folders of a run ====================================== src/run/saving.h ==== */
 
+/* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
+static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
+    sae_export_desc desc;
+    sae_result result = SAE_OK;
+    memset(&desc, 0, sizeof desc);
+    desc.format = SAE_FORMAT_SPARSIFY;
+    if (l->desc.normalize_activations)
+        result = sae_dictionary_scale_biases(dict, l->now.norm_factor);
+    if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
+    sae_dictionary_destroy(dict);
+    return result;
+}
+
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
                                  const char *second) {
     sae_dictionary *copy = NULL;
     sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), l->who, &copy);
     if (result != SAE_OK) return result;
+    if (sae_trainer_get_desc(l->trainers[i])->kind == SAE_TRAINER_SPARSIFY && second)
+        return saei_loop_export(l, copy, folder);
     if (l->desc.normalize_activations)
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {

@@ -3771,6 +3771,7 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
 #define saei_cuda_code_sums NULL
 #define saei_cuda_skip NULL
 #define saei_cuda_skip_grad NULL
+#define saei_cuda_signum NULL
 #define saei_cuda_catch_up NULL
 
 SAE_API const sae_backend *sae_cuda_backend(void) {
@@ -3782,6 +3783,7 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
     return &table;
 }
 
+#undef saei_cuda_signum
 #undef saei_cuda_skip_grad
 #undef saei_cuda_skip
 #undef saei_cuda_code_sums

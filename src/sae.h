@@ -293,6 +293,7 @@ extern "C" {
 #include "train/blocks.h"
 #include "train/trainer.h"
 #include "train/gradients.h"
+#include "train/sparsify.h"
 #include "train/schemes.h"
 #include "train/hyperparameters.h"
 #include "train/check.h"

@@ -30,7 +30,9 @@ static const struct {
     { "sparsity_coeff", offsetof(sae_stats, sparsity_coeff) },
     { "ghosts", offsetof(sae_stats, ghosts) },
     { "lr", offsetof(sae_stats, lr) },
-    { "grad_norm", offsetof(sae_stats, grad_norm) }
+    { "grad_norm", offsetof(sae_stats, grad_norm) },
+    { "fvu", offsetof(sae_stats, fvu) },
+    { "k", offsetof(sae_stats, k) }
 };
 
 typedef struct training { /* of one place */

@@ -396,7 +396,13 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     /* out[o] = alpha sum_r e[r][o] x_r */                                                         \
     X(void, skip_grad, SAE_OP_OPTIONAL,                                                            \
       (const sae_work *w, const float *x, const float *e, size_t n, size_t outputs, float alpha,   \
-       float *out), (w, x, e, n, outputs, alpha, out))
+       float *out), (w, x, e, n, outputs, alpha, out))                                             \
+    /* Signum, averaged free of a schedule (Defazio et al. 2024): z -= lr sign(grad),              \
+       average += weight (z - average), param = average + beta (z - average); sign(0) = 0 */       \
+    X(void, signum, SAE_OP_OPTIONAL_GUARDED,                                                       \
+      (const sae_work *w, float lr, float weight, float beta, const float *grad, float *z,         \
+       float *average, float *param, size_t count),                                                \
+      (w, lr, weight, beta, grad, z, average, param, count))
 
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \

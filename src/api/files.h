@@ -58,7 +58,9 @@ struct sae_io {
     X(SAE_TRAINER_MATRYOSHKA, 8, SAE_ARCH_MATRYOSHKA, "matryoshka_batch_top_k",                    \
       "MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")                                  \
     X(SAE_TRAINER_JUMP_RELU, 9, SAE_ARCH_JUMP_RELU, "jumprelu",                                    \
-      "JumpReluTrainer", "TrainerJumpRelu")
+      "JumpReluTrainer", "TrainerJumpRelu")                                                        \
+    X(SAE_TRAINER_SPARSIFY, 10, SAE_ARCH_TOP_K, "sparsify",                                        \
+      "SparsifyTrainer", "SparsifyTrainer")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */

@@ -26,6 +26,13 @@ typedef enum sae_sparsity_function {
     SAE_SPARSITY_LP_P         /* the annealers: mean sum f^p */
 } sae_sparsity_function;
 
+typedef enum sae_optimizer { /* SPARSIFY */
+    SAE_OPTIMIZER_DEFAULT = 0, /* SIGNUM */
+    SAE_OPTIMIZER_ADAM,        /* the rate goes up over lr_warmup_steps, then down to 0 at steps */
+    SAE_OPTIMIZER_SIGNUM       /* steps of lr by the gradient's signs, averaged free of a schedule:
+                                  the average is what is saved */
+} sae_optimizer;
+
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
    (l1_penalty, auxk_alpha, sparsity_penalty, threshold_beta). */
@@ -38,7 +45,8 @@ typedef struct sae_trainer_desc {
     uint64_t steps;           /* required (sae_train fills it in) */
     uint64_t seed;
     double lr;                /* STANDARD* 1e-3, GATED 5e-5, GATED_ANNEAL 3e-4, P_ANNEAL 1e-3,
-                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5 */
+                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5,
+                                 SPARSIFY as the TOP_K family, signum 5e-3 / sqrt(m / 16384) */
     uint64_t warmup_steps;           /* 1000 (steps / 10 in runs of at most 1000 steps); of lr */
     uint64_t decay_start;            /* none */
     uint64_t sparsity_warmup_steps;  /* 2000 (steps / 5 in runs of at most 2000 steps), where there
@@ -84,6 +92,12 @@ typedef struct sae_trainer_desc {
     int skip_connection;             /* no; W_skip [output_dim,activation_dim] starts at 0 */
     int apply_b_dec_to_input;        /* f is of x - b_dec: as the class, no where output_dim is not
                                         activation_dim */
+    /* SPARSIFY: a transcoder of one width by the rule of EleutherAI's sparsify: b_dec never leaves
+       the input, loss fvu = sum e^2 / sum (y - mean y)^2 of the batch */
+    sae_optimizer optimizer;         /* signum */
+    uint64_t lr_warmup_steps;        /* 1000; adam */
+    uint64_t k_decay_steps;          /* none: k comes down to k from min(dict_size, 10 d) */
+    int finetune;                    /* no: biases are set by the means of the first batch */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -161,6 +175,8 @@ typedef struct sae_stats {
     double ghosts;
     double lr;                     /* used by that update */
     double grad_norm;              /* before clipping */
+    double fvu;                    /* SPARSIFY: share of the variance left unexplained */
+    double k;                      /* SPARSIFY: of that update */
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 

@@ -78,3 +78,47 @@ static void saei_cpu_skip_grad(const sae_work *w, const float *x, const float *e
     j.out = out;
     saei_parallel_workers(w->ctx, saei_ceil_div(outputs, 16), saei_skip_grad_part, &j);
 }
+
+/* ==== >>cpu: signum =========================================================================== */
+
+enum { SAEI_SIGNUM_PIECE = 512 };
+
+typedef struct saei_signum_job {
+    const saei_kernels *kernels;
+    float lr, weight, beta;
+    size_t count;
+    const float *grad;
+    float *z, *average, *param;
+} saei_signum_job;
+
+static void saei_signum_part(void *arg, size_t part) {
+    saei_signum_job *j = (saei_signum_job *)arg;
+    float apart[SAEI_SIGNUM_PIECE];
+    size_t end = saei_part_end(part, SAEI_CHUNK, j->count), n;
+    for (size_t at = part * SAEI_CHUNK; at < end; at += n) {
+        float *z = j->z + at, *average = j->average + at;
+        const float *grad = j->grad + at;
+        n = saei_min(SAEI_SIGNUM_PIECE, end - at);
+        for (size_t i = 0; i < n; i++) z[i] -= grad[i] > 0 ? j->lr : grad[i] < 0 ? -j->lr : 0;
+        j->kernels->axpy(n, -1, average, z, apart);
+        j->kernels->axpy(n, j->weight, apart, average, average);
+        j->kernels->axpy(n, -1, average, z, apart);
+        j->kernels->axpy(n, j->beta, apart, average, j->param + at);
+    }
+}
+
+static void saei_cpu_signum(const sae_work *w, float lr, float weight, float beta,
+                            const float *grad, float *z, float *average, float *param,
+                            size_t count) {
+    saei_signum_job j;
+    j.kernels = w->ctx->kernels;
+    j.lr = lr;
+    j.weight = weight;
+    j.beta = beta;
+    j.count = count;
+    j.grad = grad;
+    j.z = z;
+    j.average = average;
+    j.param = param;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_signum_part, &j);
+}

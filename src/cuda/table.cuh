@@ -12,6 +12,7 @@
 #define saei_cuda_code_sums NULL
 #define saei_cuda_skip NULL
 #define saei_cuda_skip_grad NULL
+#define saei_cuda_signum NULL
 #define saei_cuda_catch_up NULL
 
 SAE_API const sae_backend *sae_cuda_backend(void) {
@@ -23,6 +24,7 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
     return &table;
 }
 
+#undef saei_cuda_signum
 #undef saei_cuda_skip_grad
 #undef saei_cuda_skip
 #undef saei_cuda_code_sums

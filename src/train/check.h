@@ -143,6 +143,22 @@ static sae_result saei_sparsity_check(const saei_check *c) {
 /* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
 static sae_result saei_transcoder_check(const saei_check *c) {
     const sae_trainer_desc *h = c->h;
+    if ((c->scheme->traits & SAEI_SPARSIFY)
+        && (h->output_dim != h->activation_dim || h->apply_b_dec_to_input > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, activation_dim %zu, "
+                         "apply_b_dec_to_input %s: sparsify's transcoders give rows as wide as the "
+                         "input, from which b_dec is not taken", c->who, h->output_dim,
+                         h->activation_dim, h->apply_b_dec_to_input > 0 ? "true" : "false");
+    if (h->optimizer != SAE_OPTIMIZER_ADAM
+        && (h->optimizer != SAE_OPTIMIZER_SIGNUM || !(c->scheme->traits & SAEI_SPARSIFY)))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: optimizer is %d, allowed is %d (adam) and, "
+                         "with sparsify, %d (signum)", c->who, (int)h->optimizer,
+                         (int)SAE_OPTIMIZER_ADAM, (int)SAE_OPTIMIZER_SIGNUM);
+    if ((c->scheme->traits & SAEI_SPARSIFY) && h->optimizer == SAE_OPTIMIZER_ADAM
+        && saei_steps_of(h->lr_warmup_steps) >= h->steps && h->steps > 0)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: lr_warmup_steps is %llu, allowed with adam "
+                         "are 0 to steps - 1, %llu", c->who, (unsigned long long)h->lr_warmup_steps,
+                         (unsigned long long)h->steps - 1);
     if (h->apply_b_dec_to_input > 0 && h->output_dim != h->activation_dim)
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, and b_dec is "
                          "as wide as output_dim, %zu: it cannot be taken from an input of %zu",

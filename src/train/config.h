@@ -157,6 +157,7 @@ static bool saei_switch_is_default(const sae_trainer_desc *desc, const saei_fiel
     const int value = *(const int *)(const void *)((const char *)desc + f->offset);
     bool apply = f->offset == SAEI_AT(apply_b_dec_to_input);
     bool transcoder = desc->output_dim != desc->activation_dim || desc->skip_connection > 0;
+    if (f->offset == SAEI_AT(finetune)) return value <= 0;
     return !value || (!transcoder && (value > 0) == (apply && saei_applies_b_dec(desc)));
 }
 
@@ -181,6 +182,9 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
         break;
     case SAEI_FIELD_SPARSITY:
         if (desc->sparsity_function) string = saei_sparsity_names[desc->sparsity_function - 1];
+        break;
+    case SAEI_FIELD_OPTIMIZER:
+        if (desc->optimizer) string = saei_optimizer_names[desc->optimizer - 1];
         break;
     case SAEI_FIELD_NORM: string = desc->reconstruction_norm ? "norm" : NULL; break;
     case SAEI_FIELD_LIST:
@@ -273,6 +277,7 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_ARCH: whole = desc->arch; break;
         case SAEI_FIELD_SPARSITY: whole = desc->sparsity_function; break;
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
+        case SAEI_FIELD_OPTIMIZER: whole = desc->optimizer; break;
         case SAEI_FIELD_SWITCH: whole = *(const int *)at > 0; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;

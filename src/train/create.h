@@ -83,6 +83,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
     stride = h->dict_size;
     if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        if (saei_has_trait(t, SAEI_SPARSIFY) && saei_steps_of(h->k_decay_steps))
+            stride = saei_max(h->k, saei_min(h->dict_size, 10 * h->activation_dim));
         stride = saei_min(stride, h->dict_size);
     }
     if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
@@ -115,7 +117,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)) {
+    if (t->ops->catch_up && t->ops->adam_rows
+        && saei_has_trait(t, SAEI_CONSTRAINED | SAEI_UNIT)) {
         t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
@@ -188,11 +191,21 @@ static bool saei_is_start(const sae_dictionary *from, const sae_dictionary_desc 
                     && desc.subtract_b_dec == want->subtract_b_dec);
 }
 
-/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0. */
-static void saei_transcoder_begin(sae_dictionary *dict) {
+/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0; sparsify's:
+   W_enc uniform in +- 1 / sqrt(d), all else 0. */
+static void saei_transcoder_begin(sae_dictionary *dict, unsigned traits) {
     const sae_dictionary_desc *h = &dict->desc;
     saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_ENCODER);
     memset(dict->b_enc, 0, h->dict_size * sizeof *dict->b_enc);
+    for (size_t i = 0; (traits & SAEI_SPARSIFY) && i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld;
+        double width = 1 / sqrt((double)h->activation_dim);
+        memset(dict->W_dec + i * dict->ld_out, 0, dict->ld_out * sizeof(float));
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)(width * (2 * saei_random_uniform(
+                                              &random, (uint64_t)i * h->activation_dim + c) - 1));
+    }
+    if (traits & SAEI_SPARSIFY) return;
     for (size_t i = 0; i < h->dict_size; i++) {
         float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out, norm;
         for (size_t c = 0; c < h->activation_dim; c++)
@@ -204,9 +217,15 @@ static void saei_transcoder_begin(sae_dictionary *dict) {
     }
 }
 
+/* The parameters that are handed out: signum's are an average. */
+static float *saei_trained(const sae_trainer *t) {
+    return t->desc.optimizer == SAE_OPTIMIZER_SIGNUM ? t->second.all : t->param.all;
+}
+
 /* The start: init's tensors, or the class's own. */
 static sae_result saei_trainer_start(sae_trainer *t) {
     const sae_dictionary_desc *want = &t->view.desc;
+    const sae_trainer_desc *h = &t->desc;
     sae_dictionary *from = NULL;
     const double none = -1; /* auxk: no dead latents so far */
     if (t->desc.init) {
@@ -249,9 +268,11 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         }
     } else {
         SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from);
+        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
     }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
+        t->ops->upload(&t->w, t->second.all, from->params, from->num_params * sizeof(float));
     t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
     t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
     t->view.threshold = from->threshold;
@@ -313,7 +334,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->adam.beta1 = t->scheme->beta1;
     t->adam.beta2 = 0.999;
     t->adam.eps = 1e-8;
-    t->now.k = (double)h->k;
+    t->now.k = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_k(h, 0) : (double)h->k;
     t->now.p = h->p_start;
     t->now.next_p = -1;
     t->now.sparsity_coeff = saei_number_of(h->initial_sparsity_penalty);
@@ -342,11 +363,13 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
-    if ((shape.skip || shape.output_dim) && !saei_backend_of(ctx)->skip)
+    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY) && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
-                         "skip_connection %s: the backend \"%s\" trains transcoders whose output "
-                         "is as wide as the input, without a skip connection; the CPU trains all",
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so it trains "
+                         "transcoders whose output is as wide as the input, without a skip "
+                         "connection and not sparsify's; the CPU trains all",
                          who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
+                         sae_trainer_name(h.kind),
                          saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
@@ -373,7 +396,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                          desc ? "out" : "desc");
     SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_create", desc, false, &t));
     result = saei_trainer_start(t);
-    saei_dictionary_place(&t->view, t->ops->host_memory ? t->param.all : (float *)t->host[0]);
+    saei_dictionary_place(&t->view, t->ops->host_memory ? saei_trained(t) : (float *)t->host[0]);
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result == SAE_OK) *out = t;
     else sae_trainer_destroy(t);

@@ -9,7 +9,8 @@
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_SWITCH
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_SWITCH,
+    SAEI_FIELD_OPTIMIZER
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -105,10 +106,15 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(output_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the target's, the data's")),
     SAEI_ROW(skip_connection, SWITCH, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("false")),
     SAEI_ROW(apply_b_dec_to_input, SWITCH, REFUSED, DEFAULT, SAEI_EVERY,
-             SAEI_SAID("as the class; false where output_dim is not activation_dim"))
+             SAEI_SAID("as the class; false where output_dim is not activation_dim")),
+    SAEI_ROW(optimizer, OPTIMIZER, REFUSED, DEFAULT, 0, SAEI_SAID("signum")),
+    SAEI_ROW(lr_warmup_steps, STEPS, OFF, OFF, 0, SAEI_IS(1000)),
+    SAEI_ROW(k_decay_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE),
+    SAEI_ROW(finetune, SWITCH, REFUSED, DEFAULT, 0, SAEI_SAID("false"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
+static const char *const saei_optimizer_names[] = { "adam", "signum" }; /* from 1 on */
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
 
 static bool saei_has_field(const saei_scheme *scheme, const saei_field *f) {
@@ -145,6 +151,7 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_NORM: return "mse or norm";
     case SAEI_FIELD_INTEGER: return "a whole number";
     case SAEI_FIELD_SWITCH: return "true or false";
+    case SAEI_FIELD_OPTIMIZER: return "adam or signum";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -185,7 +192,7 @@ static bool saei_applies_b_dec(const sae_trainer_desc *h) {
     sae_dictionary_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.arch = h->arch;
-    return saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+    return h->kind != SAE_TRAINER_SPARSIFY && saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
 }
 
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
@@ -196,7 +203,12 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
     if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
-    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
+    if (!desc->optimizer)
+        desc->optimizer =
+            scheme->traits & SAEI_SPARSIFY ? SAE_OPTIMIZER_SIGNUM : SAE_OPTIMIZER_ADAM;
+    if (!desc->finetune) desc->finetune = -1;
+    saei_default_number(&desc->lr, (desc->optimizer == SAE_OPTIMIZER_SIGNUM ? 5e-3 : scheme->lr)
+                                       / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);

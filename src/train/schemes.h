@@ -1,6 +1,7 @@
 #pragma once
 #include "../formats/names.h"
 #include "gradients.h"
+#include "sparsify.h"
 
 /* ==== >>trainer: schemes ====================================================================== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
@@ -57,7 +58,13 @@ static const saei_scheme saei_schemes[] = {
       saei_grads_jump_relu, saei_loss_jump_relu,
       "trainer_class dict_class lr steps seed activation_dim dict_size device layer lm_name "
       "wandb_name submodule_name bandwidth sparsity_penalty sparsity_warmup_steps target_l0 "
-      "+ dead_feature_threshold" }
+      "+ dead_feature_threshold" },
+    { SAE_TRAINER_SPARSIFY, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_TOP_K | SAEI_EACH_ROW | SAEI_AUXK | SAEI_DEAD | SAEI_SCALED | SAEI_SPARSIFY,
+      saei_grads_sparsify, saei_loss_sparsify,
+      "trainer_class dict_class activation_dim dict_size steps k optimizer lr lr_warmup_steps "
+      "k_decay_steps auxk_alpha dead_feature_threshold finetune seed device layer lm_name "
+      "wandb_name submodule_name" }
 };
 enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
 

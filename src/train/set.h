@@ -162,7 +162,7 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         desc->kind = kind;
         return SAE_OK;
     case SAEI_FIELD_ARCH:
-        arch = saei_arch_from_name(v.text);
+        arch = strcmp(v.text, "SparseCoder") ? saei_arch_from_name(v.text) : SAE_ARCH_TOP_K;
         if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
@@ -170,6 +170,13 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
             if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
             desc->sparsity_function = (sae_sparsity_function)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_OPTIMIZER:
+        for (int i = 0; i <= (int)SAE_OPTIMIZER_SIGNUM; i++) {
+            if (i ? strcmp(v.text, saei_optimizer_names[i - 1]) != 0 : !none) continue;
+            desc->optimizer = (sae_optimizer)i;
             return SAE_OK;
         }
         return saei_set_fail(s, f, v);
@@ -218,6 +225,7 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
     case SAEI_FIELD_NORM:
+    case SAEI_FIELD_OPTIMIZER:
     case SAEI_FIELD_TEXT: break;
     }
     return saei_set_name(s, f, v, desc, at);

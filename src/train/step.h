@@ -37,8 +37,14 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_lazy_adam *lazy = t->lazy.applied ? &t->lazy : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam_desc adam = t->adam;
-    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    adam.lr = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_lr(&t->desc, step)
+                                               : t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
+    if (t->desc.optimizer == SAE_OPTIMIZER_SIGNUM) {
+        t->ops->signum(&t->w, (float)adam.lr, (float)(1 / (double)(step + 1)), 0.05f, t->grad.all,
+                       t->first.all, t->second.all, t->param.all, t->view.num_params);
+        return;
+    }
     if (unit && clipped) /* the clipping needs the norm of what is left */
         t->ops->remove_parallel(&t->out, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
@@ -147,8 +153,10 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
 
 /* k after the update of step t: from d down to the target over k_anneal_steps. */
 static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    uint64_t over =
+        saei_has_trait(t, SAEI_SPARSIFY) ? 0 : saei_steps_of(t->desc.k_anneal_steps);
     double r;
+    if (saei_has_trait(t, SAEI_SPARSIFY)) t->now.k = saei_sparsify_k(&t->desc, step + 1);
     if (!over) return;
     r = (double)(step < over ? step : over) / (double)over;
     t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
@@ -219,6 +227,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->geometric_median(&t->out, t->y, n, t->param.b_dec);
+    if (saei_has_trait(t, SAEI_SPARSIFY) && step == 0) saei_sparsify_begin(t);
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
     if (t->param.W_skip)
         t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);

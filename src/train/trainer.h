@@ -17,7 +17,8 @@ enum { /* traits of a scheme */
     SAEI_NESTED = 1 << 8,      /* groups of latents, each with its own reconstruction */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
     SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
-    SAEI_SCALED = 1 << 11      /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_SCALED = 1 << 11,     /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
+    SAEI_SPARSIFY = 1 << 12    /* sparsify's start, schedules, optimizers and files */
 };
 
 /* A training scheme: what sets it apart from the others. */
@@ -36,7 +37,7 @@ typedef struct saei_scheme {
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_GROUPS,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_FVU, SAEI_S_GROUPS,
     SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
