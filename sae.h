@@ -644,7 +644,9 @@ struct sae_io {
     X(SAE_TRAINER_CROSSCODER, 10, SAE_ARCH_STANDARD_NEW, "crosscoder",                             \
       "CrossCoderTrainer", "CrossCoderTrainer")                                                    \
     X(SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 11, SAE_ARCH_BATCH_TOP_K, "batch_top_k_crosscoder",      \
-      "BatchTopKCrossCoderTrainer", "BatchTopKCrossCoderTrainer")
+      "BatchTopKCrossCoderTrainer", "BatchTopKCrossCoderTrainer")                                  \
+    X(SAE_TRAINER_SPARSIFY, 12, SAE_ARCH_TOP_K, "sparsify",                                        \
+      "SparsifyTrainer", "SparsifyTrainer")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */
@@ -968,6 +970,12 @@ typedef enum sae_code_normalization {
     SAE_CODE_NONE,        /* 1 */
     SAE_CODE_DECOUPLED    /* n_li: each layer chooses apart (CROSSCODER: as CROSSCODER) */
 } sae_code_normalization;
+typedef enum sae_optimizer { /* SPARSIFY */
+    SAE_OPTIMIZER_DEFAULT = 0, /* SIGNUM */
+    SAE_OPTIMIZER_ADAM,        /* the rate goes up over lr_warmup_steps, then down to 0 at steps */
+    SAE_OPTIMIZER_SIGNUM       /* steps of lr by the gradient's signs, averaged free of a schedule:
+                                  the average is what is saved */
+} sae_optimizer;
 
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
@@ -981,7 +989,8 @@ typedef struct sae_trainer_desc {
     uint64_t steps;           /* required (sae_train fills it in) */
     uint64_t seed;
     double lr;                /* STANDARD* 1e-3, GATED 5e-5, GATED_ANNEAL 3e-4, P_ANNEAL 1e-3,
-                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5 */
+                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5,
+                                 SPARSIFY as the TOP_K family, signum 5e-3 / sqrt(m / 16384) */
     uint64_t warmup_steps;           /* 1000 (steps / 10 in runs of at most 1000 steps); of lr */
     uint64_t decay_start;            /* none */
     uint64_t sparsity_warmup_steps;  /* 2000 (steps / 5 in runs of at most 2000 steps), where there
@@ -993,7 +1002,7 @@ typedef struct sae_trainer_desc {
     size_t k;                        /* required */
     uint64_t k_anneal_steps;         /* none */
     double auxk_alpha;               /* 1/32 */
-    size_t top_k_aux;                /* d / 2 */
+    size_t top_k_aux;                /* output_dim / 2 */
     uint64_t dead_feature_threshold; /* 10000000 tokens; JUMP_RELU logs with it */
     double threshold_beta;           /* 0.999 */
     uint64_t threshold_start_step;   /* 1000 */
@@ -1030,6 +1039,18 @@ typedef struct sae_trainer_desc {
     bool use_mse_loss;               /* CROSSCODER: mean norm(e_l)^2 in place of mean norm(e_l) */
     size_t k_max;                    /* BATCH_TOP_K_CROSSCODER: k is k_max at first; default k */
     uint64_t k_annealing_steps;      /* none: k_max throughout; else how long until it is k */
+    /* transcoders: y_hat = W_dec f(x) + b_dec (+ W_skip x), compared with a target y [n,output_dim]
+       of each step. Any trainer. 1: yes, -1: no, 0: the default */
+    size_t output_dim;               /* activation_dim (sae_train: the target's width) */
+    int skip_connection;             /* no; W_skip [output_dim,activation_dim] starts at 0 */
+    int apply_b_dec_to_input;        /* f is of x - b_dec: as the class, no where output_dim is not
+                                        activation_dim */
+    /* SPARSIFY: a transcoder of one width by the rule of EleutherAI's sparsify: b_dec never leaves
+       the input, loss fvu = sum e^2 / sum (y - mean y)^2 of the batch */
+    sae_optimizer optimizer;         /* signum */
+    uint64_t lr_warmup_steps;        /* 1000; adam */
+    uint64_t k_decay_steps;          /* none: k comes down to k from min(dict_size, 10 d) */
+    int finetune;                    /* no: biases are set by the means of the first batch */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -1077,8 +1098,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
-/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+/* One update on x [n,d], 1 <= n <= batch_size; target [n,output_dim] is what x_hat is compared
+   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
    trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
@@ -1110,6 +1131,8 @@ typedef struct sae_stats {
     double resampled;              /* CROSSCODER with resample_steps: latents restarted after it */
     double k_current_value;        /* BATCH_TOP_K_CROSSCODER: the k of that update */
     double running_deads;          /* likewise: dead_features under its program's name */
+    double fvu;                    /* SPARSIFY: share of the variance left unexplained */
+    double k;                      /* SPARSIFY: of that update */
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
@@ -1181,6 +1204,8 @@ typedef struct sae_source_desc {
     sae_result (*rewind)(void *user);   /* NULL: cannot be rewound */
     bool has_target;                    /* read fills target too */
     void *user;
+    size_t target_dim;                  /* of the target where it is as dim of the input; default:
+                                           dim, of .npy and .safetensors what they say */
 } sae_source_desc;
 
 typedef struct sae_buffer_desc {
@@ -1215,6 +1240,7 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 /* What the source holds, which files say by themselves: the width of a row, and how many rows there
    are (0: not known, of read). */
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *buffer); /* 0: there is no target */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop =========================================== src/api/train.h ==== */
@@ -1786,6 +1812,24 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
        const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed, uint64_t step,          \
        float *const enc[3], float *const dec[3], float *const bias[3], double *count),             \
       (w, x, e, n, layers, since, threshold, m, seed, step, enc, dec, bias, count))
+/* Of transcoders. A backend whose skip is NULL trains none with a skip connection or an output of
+   another width; one that has it is passed works of two widths that share state and scratch. */
+#define SAE_BACKEND_SKIP(X)                                                                        \
+    /* out[r][o] = y[r][o] - x_r.W_o: the target less the skip connection's share. x [n][ld],      \
+       W [outputs][ld]; y, out [n][outputs rounded up to 16] */                                    \
+    X(void, skip, SAE_OP_OPTIONAL,                                                                 \
+      (const sae_work *w, const float *x, size_t n, const float *W, size_t outputs,                \
+       const float *y, float *out), (w, x, n, W, outputs, y, out))                                 \
+    /* out[o] = alpha sum_r e[r][o] x_r */                                                         \
+    X(void, skip_grad, SAE_OP_OPTIONAL,                                                            \
+      (const sae_work *w, const float *x, const float *e, size_t n, size_t outputs, float alpha,   \
+       float *out), (w, x, e, n, outputs, alpha, out))                                             \
+    /* Signum, averaged free of a schedule (Defazio et al. 2024): z -= lr sign(grad),              \
+       average += weight (z - average), param = average + beta (z - average); sign(0) = 0 */       \
+    X(void, signum, SAE_OP_OPTIONAL_GUARDED,                                                       \
+      (const sae_work *w, float lr, float weight, float beta, const float *grad, float *z,         \
+       float *average, float *param, size_t count),                                                \
+      (w, lr, weight, beta, grad, z, average, param, count))
 
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
@@ -1796,7 +1840,8 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     SAE_BACKEND_SUMS(X)                                                                            \
     SAE_BACKEND_WEIGHTS(X)                                                                         \
     SAE_BACKEND_FUSED(X)                                                                           \
-    SAE_BACKEND_LAYERS(X)
+    SAE_BACKEND_LAYERS(X)                                                                          \
+    SAE_BACKEND_SKIP(X)
 
 #define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {
@@ -2012,7 +2057,7 @@ SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
 /* Streams keep draws for different purposes apart under one seed. */
 enum {
     SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
-    SAEI_STREAM_INIT_BIAS = 4
+    SAEI_STREAM_INIT_BIAS = 4, SAEI_STREAM_INIT_ENCODER = 5
 };
 
 /* Block `block` of a stream under a seed: draws 2 block and 2 block + 1. */
@@ -11826,6 +11871,15 @@ static bool saei_is_plain(const sae_dictionary_desc *desc) {
            && desc->arch != SAE_ARCH_MATCHING_PURSUIT;
 }
 
+/* One of those classes, or a transcoder that a state_dict of the class says: with an output of
+   another width, a skip connection, another input of the encoder. */
+static bool saei_is_state_dict(const sae_dictionary_desc *desc) {
+    sae_dictionary_desc plain = *desc;
+    plain.output_dim = 0;
+    plain.skip = plain.no_b_dec_subtraction = plain.subtract_b_dec = false;
+    return saei_is_plain(&plain) && !desc->output_normalized;
+}
+
 /* The variations of desc that its class does not have. */
 static sae_result saei_variations_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {
@@ -16619,18 +16673,33 @@ static sae_result saei_save_crosscoder(const sae_dictionary *dict, const char *n
                           size);
 }
 
-/* The reference's state_dict. */
+/* The reference's state_dict, with W_skip; whether b_dec is taken from the input stands beside
+   it. */
+static sae_result saei_save_state_dict(const sae_dictionary *dict, const char *name, void **data,
+                                       size_t *size) {
+    const saei_layout *layout = saei_layout_of(dict->desc.arch);
+    saei_key keys[SAEI_MAX_KEYS];
+    size_t count = layout->count;
+    if (dict->code) return saei_save_crosscoder(dict, name, data, size);
+    memcpy(keys, layout->keys, count * sizeof *keys);
+    if (dict->desc.skip) {
+        keys[count].name = "W_skip";
+        keys[count++].slot = SAEI_SLOT_W_SKIP;
+    }
+    return saei_save_keys(dict, name, keys, count, data, size);
+}
+
+/* The same where it says all. */
 static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
                                 void **data, size_t *size) {
-    const saei_layout *layout;
-    if (dict->code) return saei_save_crosscoder(dict, name, data, size);
-    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
+    bool wide = dict->desc.output_dim != dict->desc.activation_dim;
+    if (!dict->code && (!saei_is_state_dict(&dict->desc) || dict->desc.subtract_b_dec
+                        || (dict->desc.no_b_dec_subtraction && !wide)))
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: the dictionary is %s with variations (or subtract_b_dec), which the "
                          "reference's state_dict cannot say; sae_dictionary_export writes it in "
                          "other forms", who, sae_arch_name(dict->desc.arch));
-    layout = saei_layout_of(dict->desc.arch);
-    return saei_save_keys(dict, name, layout->keys, layout->count, data, size);
+    return saei_save_state_dict(dict, name, data, size);
 }
 
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {
@@ -16826,6 +16895,7 @@ static bool saei_dl_fits(saei_draft *draft, const saei_layout *layout) {
             saei_draft_must(draft, name, slot, "bias", slot);
         else saei_draft_must(draft, name, slot, NULL, slot);
     }
+    draft->desc.skip = saei_draft_may(draft, "W_skip", SAEI_SLOT_W_SKIP) != NULL;
     return saei_draft_fits(draft);
 }
 
@@ -16942,6 +17012,47 @@ static bool saei_dl_is_untagged(const saei_draft *draft) {
            && strncmp(saei_path_base(load->file), "ae", 2) != 0;
 }
 
+/* Whether b_dec is as wide as the decoder: a transcoder of another width, not a damaged file. */
+static bool saei_dl_wide_bias(const saei_draft *draft) {
+    for (size_t k = 0; k < draft->count; k++) {
+        const sae_tensor *t = draft->keys[k].tensor;
+        if (draft->keys[k].slot == SAEI_SLOT_B_DEC && t)
+            return t->ndim == 1 && t->shape[0] == draft->desc.output_dim;
+    }
+    return false;
+}
+
+/* What a transcoder's config says beyond the class's. Without one, or of another width, the tensors
+   say it: b_dec is not taken from an input of another width. */
+static sae_result saei_dl_transcoder(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    sae_dictionary_desc *desc = &draft->desc;
+    size_t out = 0;
+    bool apply, skip = desc->skip;
+    SAEI_TRY(saei_config_size(load, "output_dim", &out));
+    if (out && out != desc->output_dim)
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "the decoder gives %zu, output_dim in "
+                              "config.json is %zu", desc->output_dim, out);
+    if (!out && (load->config || !desc->skip) && desc->output_dim != desc->activation_dim
+        && !saei_dl_wide_bias(draft))
+        desc->output_dim = 0;
+    if (desc->output_dim == desc->activation_dim) desc->output_dim = 0;
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &skip));
+    if (skip != desc->skip)
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "skip_connection in config.json is %s, and "
+                              "there is %s W_skip", skip ? "true" : "false",
+                              desc->skip ? "a" : "no");
+    apply = !desc->output_dim && saei_subtracts(desc);
+    SAEI_TRY(saei_config_bool(load, "apply_b_dec_to_input", &apply));
+    if (apply && (desc->output_dim || desc->arch == SAE_ARCH_STANDARD_NEW))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "apply_b_dec_to_input in config.json is "
+                              "true, allowed where output_dim is activation_dim, with a class that "
+                              "takes b_dec from its input");
+    desc->subtract_b_dec = apply && desc->arch == SAE_ARCH_JUMP_RELU;
+    desc->no_b_dec_subtraction = !apply && saei_subtracts(desc);
+    return SAE_OK;
+}
+
 /* The desc of the dictionary. */
 static sae_result saei_dl_desc(saei_draft *draft) {
     const saei_load *load = draft->load;
@@ -16957,7 +17068,7 @@ static sae_result saei_dl_desc(saei_draft *draft) {
                                   "config.json");
     }
     SAEI_TRY(saei_draft_sizes(draft));
-    desc->output_dim = 0;
+    SAEI_TRY(saei_dl_transcoder(draft));
     if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
         return saei_load_fail(load, SAE_ERR_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
                               "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,
@@ -22910,6 +23021,128 @@ static void saei_cpu_catch_up(const sae_work *w, const sae_code *code, const sae
     *lazy->num_deferred = (uint32_t)saei_sum_doubles(j.deferred, saei_ceil_div(m, 16));
 }
 
+/* ==== >>cpu: the skip connection ================================== src/backend/cpu_skip.h ==== */
+
+enum { SAEI_SKIP_LIST = 65536 }; /* numbers in the scratch memory's integers, at least */
+
+typedef struct saei_skip_job {
+    const saei_kernels *kernels;
+    size_t n, ld, ld_out, outputs;
+    const float *x, *W, *y, *e;
+    uint32_t *list; /* 0, 1, ... */
+    float alpha;
+    float *rows;    /* [workers][3][ld] */
+    float *out;
+} saei_skip_job;
+
+static saei_skip_job saei_skip_job_of(const sae_work *w, size_t n, size_t outputs, size_t list) {
+    saei_cpu_scratch s = saei_cpu_scratch_of(w);
+    saei_skip_job j;
+    memset(&j, 0, sizeof j);
+    j.kernels = w->ctx->kernels;
+    j.n = n;
+    j.ld = w->shape.ld;
+    j.ld_out = saei_align16(outputs);
+    j.outputs = outputs;
+    j.list = s.integers;
+    j.rows = s.rows;
+    for (size_t i = 0; i < saei_min(list, SAEI_SKIP_LIST); i++) j.list[i] = (uint32_t)i;
+    return j;
+}
+
+static void saei_skip_part(void *arg, size_t part) {
+    saei_skip_job *j = (saei_skip_job *)arg;
+    for (size_t r = part * 16, end = saei_part_end(part, 16, j->n); r < end; r++) {
+        float *out = j->out + r * j->ld_out;
+        memset(out, 0, j->ld_out * sizeof *out);
+        for (size_t o = 0; o < j->outputs; o += SAEI_SKIP_LIST)
+            j->kernels->dots(j->ld, j->x + r * j->ld, saei_min(SAEI_SKIP_LIST, j->outputs - o),
+                             j->list, j->W + o * j->ld, j->ld, -1, out + o);
+        j->kernels->axpy(j->ld_out, 1, j->y + r * j->ld_out, out, out);
+    }
+}
+
+static void saei_cpu_skip(const sae_work *w, const float *x, size_t n, const float *W,
+                          size_t outputs, const float *y, float *out) {
+    saei_skip_job j = saei_skip_job_of(w, n, outputs, outputs);
+    j.x = x;
+    j.W = W;
+    j.y = y;
+    j.out = out;
+    saei_parallel(w->ctx, saei_ceil_div(n, 16), saei_skip_part, &j);
+}
+
+/* Rows o of the gradient: the rows order. */
+static void saei_skip_grad_part(void *arg, size_t part, size_t worker) {
+    saei_skip_job *j = (saei_skip_job *)arg;
+    float *sum = j->rows + worker * 3 * j->ld, *block = sum + j->ld, value[SAE_ROW_BLOCK];
+    for (size_t o = part * 16, end = saei_part_end(part, 16, j->outputs); o < end; o++) {
+        memset(sum, 0, j->ld * sizeof *sum);
+        for (size_t r0 = 0; r0 < j->n; r0 += SAE_ROW_BLOCK) {
+            size_t rows = saei_min(SAE_ROW_BLOCK, j->n - r0);
+            for (size_t r = 0; r < rows; r++) value[r] = j->e[(r0 + r) * j->ld_out + o];
+            memset(block, 0, j->ld * sizeof *block);
+            j->kernels->add_rows(j->ld, rows, j->list, value, j->x + r0 * j->ld, j->ld, block);
+            j->kernels->axpy(j->ld, 1, block, sum, sum);
+        }
+        j->kernels->scale(j->ld, j->alpha, sum, j->out + o * j->ld);
+    }
+}
+
+static void saei_cpu_skip_grad(const sae_work *w, const float *x, const float *e, size_t n,
+                               size_t outputs, float alpha, float *out) {
+    saei_skip_job j = saei_skip_job_of(w, n, outputs, SAE_ROW_BLOCK);
+    j.x = x;
+    j.e = e;
+    j.alpha = alpha;
+    j.out = out;
+    saei_parallel_workers(w->ctx, saei_ceil_div(outputs, 16), saei_skip_grad_part, &j);
+}
+
+/* ==== >>cpu: signum =============================================== src/backend/cpu_skip.h ==== */
+
+enum { SAEI_SIGNUM_PIECE = 512 };
+
+typedef struct saei_signum_job {
+    const saei_kernels *kernels;
+    float lr, weight, beta;
+    size_t count;
+    const float *grad;
+    float *z, *average, *param;
+} saei_signum_job;
+
+static void saei_signum_part(void *arg, size_t part) {
+    saei_signum_job *j = (saei_signum_job *)arg;
+    float apart[SAEI_SIGNUM_PIECE];
+    size_t end = saei_part_end(part, SAEI_CHUNK, j->count), n;
+    for (size_t at = part * SAEI_CHUNK; at < end; at += n) {
+        float *z = j->z + at, *average = j->average + at;
+        const float *grad = j->grad + at;
+        n = saei_min(SAEI_SIGNUM_PIECE, end - at);
+        for (size_t i = 0; i < n; i++) z[i] -= grad[i] > 0 ? j->lr : grad[i] < 0 ? -j->lr : 0;
+        j->kernels->axpy(n, -1, average, z, apart);
+        j->kernels->axpy(n, j->weight, apart, average, average);
+        j->kernels->axpy(n, -1, average, z, apart);
+        j->kernels->axpy(n, j->beta, apart, average, j->param + at);
+    }
+}
+
+static void saei_cpu_signum(const sae_work *w, float lr, float weight, float beta,
+                            const float *grad, float *z, float *average, float *param,
+                            size_t count) {
+    saei_signum_job j;
+    j.kernels = w->ctx->kernels;
+    j.lr = lr;
+    j.weight = weight;
+    j.beta = beta;
+    j.count = count;
+    j.grad = grad;
+    j.z = z;
+    j.average = average;
+    j.param = param;
+    saei_parallel(w->ctx, saei_ceil_div(count, SAEI_CHUNK), saei_signum_part, &j);
+}
+
 /* ==== >>cpu: table =============================================== src/backend/cpu_table.h ==== */
 
 /* Nothing runs after a call has returned. */
@@ -23029,7 +23262,8 @@ enum { /* traits of a scheme */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
     SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
     SAEI_SCALED = 1 << 11,     /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
-    SAEI_LAYERS = 1 << 12      /* a crosscoder: rows are of num_layers layers */
+    SAEI_LAYERS = 1 << 12,     /* a crosscoder: rows are of num_layers layers */
+    SAEI_SPARSIFY = 1 << 13    /* sparsify's start, schedules, optimizers and files */
 };
 
 /* A training scheme: what sets it apart from the others. */
@@ -23048,7 +23282,8 @@ typedef struct saei_scheme {
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_RESAMPLED, SAEI_S_GROUPS,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_RESAMPLED, SAEI_S_FVU,
+    SAEI_S_GROUPS,
     SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
@@ -23061,14 +23296,14 @@ enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
-    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec, *W_skip;
     float *thresholds, *mean, *scale;
 } saei_params;
 
 struct sae_trainer {
     sae_context *ctx;
     const sae_backend *ops;
-    sae_work w;
+    sae_work w, out; /* of rows as wide as the input, as the output */
     saei_blocks blocks;
     const saei_scheme *scheme;
     sae_trainer_desc desc; /* its texts are our own */
@@ -23084,8 +23319,11 @@ struct sae_trainer {
     bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
     /* device */
     saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
-    float *groups;                      /* [num_groups][batch][ld] */
+    float *x, *xc;              /* [batch][ld] */
+    float *target, *y, *e, *r;  /* [batch][ld_out]; y is x or target */
+    float *fit;                 /* likewise: what the latents and b_dec are to give, y or y less the
+                                   skip connection's share */
+    float *groups;              /* [num_groups][batch][ld_out] */
     float *weighed, *weighed_bias;      /* crosscoders: W_enc and b_enc by the weights */
     sae_code code, aux;
     sae_index index;
@@ -23111,7 +23349,7 @@ static double saei_number_of(double field) { return field < 0 ? 0 : field; }
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
 static void saei_catch_up(sae_trainer *t, const sae_code *code) {
     if (t->lazy.enabled)
-        t->ops->catch_up(&t->w, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+        t->ops->catch_up(&t->out, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
                          t->second.W_dec);
 }
 
@@ -23167,15 +23405,22 @@ static void saei_sums(sae_trainer *t, size_t which, float *out) {
    db_enc = sum dL/dp. */
 static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
     size_t m = t->desc.dict_size;
-    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
+    t->ops->latent_rows(&t->out, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
     t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
     t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
+}
+
+/* What is added to x_hat beside the latents: b_dec and W_skip x. */
+static void saei_output_grad(sae_trainer *t, const float *e, float alpha) {
+    t->ops->column_sums(&t->out, e, t->n, alpha, t->grad.b_dec);
+    if (t->param.W_skip)
+        t->ops->skip_grad(&t->w, t->x, e, t->n, t->view.desc.output_dim, alpha, t->grad.W_skip);
 }
 
 /* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
    db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
 static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
-    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    saei_output_grad(t, e, alpha);
     if (saei_subtracts(&t->view.desc))
         t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
 }
@@ -23184,7 +23429,7 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
    not positive. */
 static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
                              float *e, double *loss, float *grad) {
-    saei_op_reconstruct(t->ops, &t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y,
+    saei_op_reconstruct(t->ops, &t->out, &t->code, values, t->param.W_dec, t->param.b_dec, t->fit,
                         alpha, relu_of, e, loss, grad);
 }
 
@@ -23192,10 +23437,10 @@ static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, c
    residual through exp(p). Adds to the gradients of an index already used. */
 static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
-    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
+    t->ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
                    t->r);
-    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
     saei_index_batch(t, &t->aux, 0);
     saei_latent_grads(t, t->r, 1, true);
@@ -23236,17 +23481,17 @@ static void saei_grads_standard(sae_trainer *t) {
     if (!h->reconstruction_norm)
         saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     else {
-        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
-        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
+        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->out, t->e, t->fit, t->n, t->e, t->scalars + SAEI_S_L2);
+        ops->axpy(&t->out, t->n * t->view.ld_out, 1, t->e, NULL, t->r);
+        ops->unit_rows(&t->out, t->n, t->r, t->scalars + SAEI_S_L2);
         e = t->r;
-        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+        ops->dots(&t->out, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     }
     if (saei_has_trait(t, SAEI_ANNEALED)) saei_anneal_penalty(t, t->code.value, t->code.grad);
     else {
         if (weighted) {
-            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
+            ops->row_norms(&t->out, t->param.W_dec, m, t->norms);
             ops->norm_weight(&t->w, t->norms, power, m, t->weight);
         }
         ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
@@ -23263,10 +23508,10 @@ static void saei_grads_standard(sae_trainer *t) {
     saei_latent_grads(t, e, alpha, false);
     if (weighted) {
         ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
-        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
+        ops->norm_grad(&t->out, t->param.W_dec, t->norms, t->sums, power,
                        (float)(coef / (double)t->n), m, t->grad.W_dec);
     }
-    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    saei_output_grad(t, e, alpha); /* e may lie where ghost gradients work */
     if (ghost) saei_ghost_grads(t);
     if (saei_subtracts(&t->view.desc))
         ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
@@ -23303,21 +23548,21 @@ static void saei_grads_gated(sae_trainer *t) {
    t->e with the last residual. */
 static void saei_matryoshka_residuals(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
+    size_t rows = t->n * t->view.ld_out, stride = h->batch_size * t->view.ld_out, lo = 0;
     for (size_t g = 0; g < h->num_groups; g++) {
         size_t hi = lo + t->view.desc.group_sizes[g];
-        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
-                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
-        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
+        t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, lo, hi,
+                       g ? t->r : t->param.b_dec, g ? t->view.ld_out : 0, t->r);
+        t->ops->residual(&t->out, t->r, t->fit, t->n, t->groups + g * stride,
                          t->scalars + SAEI_S_GROUPS + g);
         lo = hi;
     }
-    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
+    t->ops->axpy(&t->out, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
     for (size_t g = h->num_groups; g-- > 0; )
-        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
+        t->ops->axpy(&t->out, rows, (float)(h->group_weights[g] / (double)h->num_groups),
                      t->groups + g * stride, NULL, t->groups + g * stride);
     for (size_t g = h->num_groups - 1; g-- > 0; )
-        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
+        t->ops->axpy(&t->out, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
                      t->groups + g * stride);
 }
 
@@ -23327,7 +23572,7 @@ static void saei_grads_top_k(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
-    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
+    size_t m = h->dict_size, stride = h->batch_size * t->view.ld_out, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
     double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
@@ -23341,7 +23586,7 @@ static void saei_grads_top_k(sae_trainer *t) {
                          t->code.grad);
     for (size_t g = 0; nested && g < h->num_groups; g++) {
         size_t hi = lo + t->view.desc.group_sizes[g];
-        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
+        ops->dots(&t->out, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
                   t->code.value, t->code.grad);
         lo = hi;
     }
@@ -23352,7 +23597,7 @@ static void saei_grads_top_k(sae_trainer *t) {
         lo = 0;
         for (size_t g = 0; g < h->num_groups; g++) {
             size_t hi = lo + t->view.desc.group_sizes[g];
-            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
+            ops->latent_rows(&t->out, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
                              t->grad.W_dec);
             lo = hi;
         }
@@ -23364,10 +23609,10 @@ static void saei_grads_top_k(sae_trainer *t) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
         if (t->aux.stride) {
             saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
-            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
+            ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+            ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
                                t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+            ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
             saei_index_batch(t, &t->aux, 0);
             saei_latent_grads(t, t->r, 1, true);
         }
@@ -23610,6 +23855,110 @@ static void saei_resample_crosscoder(sae_trainer *t, uint64_t step) {
                            step, enc, dec, bias, t->scalars + SAEI_S_RESAMPLED);
 }
 
+/* ==== >>trainer: sparsify =========================================== src/train/sparsify.h ==== */
+/* The rule of EleutherAI's sparsify for transcoders. No norms, no clipping. */
+
+/* k of step t: from min(m, 10 d) down to k over k_decay_steps, halves to even. */
+static double saei_sparsify_k(const sae_trainer_desc *h, uint64_t t) {
+    uint64_t over = saei_steps_of(h->k_decay_steps), u = t > 0 ? t - 1 : 0;
+    double first = (double)saei_min(h->dict_size, 10 * h->activation_dim), share, k, low;
+    if (u >= over) return (double)h->k;
+    share = (double)u / (double)over;
+    k = first * (1 - share) + (double)h->k * share;
+    low = floor(k);
+    if (k - low > 0.5 || (k - low == 0.5 && fmod(low, 2) != 0)) low += 1;
+    return low < 1 ? 1 : low;
+}
+
+/* The learning rate of step t. */
+static double saei_sparsify_lr(const sae_trainer_desc *h, uint64_t t) {
+    uint64_t warmup = saei_steps_of(h->lr_warmup_steps);
+    if (h->optimizer == SAE_OPTIMIZER_SIGNUM) return h->lr;
+    if (t < warmup) return h->lr * ((double)t / (double)warmup);
+    return h->lr * ((double)(h->steps - t) / (double)(h->steps - warmup));
+}
+
+/* Before the first step: b_enc = -W_enc mean(x), b_dec = mean(y), unless the start is to stay. */
+static void saei_sparsify_begin(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    size_t m = t->desc.dict_size;
+    if (t->desc.finetune <= 0) {
+        float share = (float)(1 / (double)t->n);
+        ops->column_sums(&t->w, t->x, t->n, share, t->r);
+        ops->zero(&t->w, t->sums, m * sizeof(float));
+        ops->skip(&t->w, t->r, 1, t->param.W_enc, m, t->sums, t->param.b_enc);
+        ops->column_sums(&t->out, t->y, t->n, share, t->param.b_dec);
+    }
+    if (t->desc.optimizer != SAE_OPTIMIZER_SIGNUM) return;
+    ops->axpy(&t->w, t->view.num_params, 1, t->param.all, NULL, t->first.all);
+    ops->axpy(&t->w, t->view.num_params, 1, t->param.all, NULL, t->second.all);
+}
+
+/* The dead latents' reconstruction of e, with b_dec: its gradient goes to W_dec and b_dec alone.
+   Leaves in t->r what b_dec sees in place of e. */
+static bool saei_sparsify_auxk(sae_trainer *t, double variance, float alpha) {
+    const sae_trainer_desc *h = &t->desc;
+    const sae_backend *ops = t->ops;
+    const size_t rows = t->n * t->view.ld_out, half = saei_max(h->activation_dim / 2, 1);
+    const float *values[1];
+    uint32_t dead;
+    double share, squares;
+    ops->download(&t->w, &dead, t->list_count, sizeof dead);
+    if (!dead || !t->aux.stride) return false;
+    share = dead < half ? (double)dead / (double)half : 1;
+    saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
+    ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, h->dict_size, t->param.b_dec, 0,
+                t->r);
+    ops->axpy(&t->out, rows, 1, t->e, t->r, t->r);
+    ops->sum_squares(&t->out, t->r, rows, t->scalars + SAEI_S_SCRATCH);
+    ops->download(&t->w, &squares, t->scalars + SAEI_S_SCRATCH, sizeof squares);
+    squares *= share / variance;
+    ops->upload(&t->w, t->scalars + SAEI_S_NORM, &squares, sizeof squares);
+    share *= saei_number_of(h->auxk_alpha);
+    values[0] = t->aux.value;
+    ops->index(&t->w, &t->aux, values, 1, &t->index);
+    ops->latent_rows(&t->out, &t->index, 0, t->r, 0, h->dict_size, (float)share * alpha, true,
+                     t->grad.W_dec);
+    ops->axpy(&t->out, rows, (float)share, t->r, t->e, t->r);
+    return true;
+}
+
+/* SPARSIFY: fvu + auxk_alpha auxk, of a top-k of each row. Gradients of fvu are 2 e / variance. */
+static void saei_grads_sparsify(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    double variance = 0, none = 0, squares;
+    bool auxk;
+    float alpha;
+    ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+    ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
+    variance *= (double)t->n - 1; /* what it divides by */
+    alpha = variance > 0 ? (float)(2 / variance) : 0;
+    ops->upload(&t->w, t->scalars + SAEI_S_NORM, &none, sizeof none);
+    ops->upload(&t->w, t->scalars + SAEI_S_SQUARES, &none, sizeof none);
+    ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold + 1, t->desc.dict_size,
+                     t->list, t->list_count);
+    saei_encode_batch(t, SAE_SELECT_TOP_K, (size_t)t->now.k, &t->code, false);
+    saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
+    saei_index_batch(t, &t->code, 0);
+    ops->fired(&t->w, &t->index, -1, t->n, t->since);
+    saei_latent_grads(t, t->e, alpha, false);
+    auxk = alpha > 0 && saei_sparsify_auxk(t, variance, alpha);
+    ops->column_sums(&t->out, auxk ? t->r : t->e, t->n, alpha, t->grad.b_dec);
+    if (t->param.W_skip)
+        ops->skip_grad(&t->w, t->x, t->e, t->n, t->desc.output_dim, alpha, t->grad.W_skip);
+    ops->download(&t->w, &squares, t->scalars + SAEI_S_L2, sizeof squares);
+    squares = variance > 0 ? squares * (double)t->n / variance : 0;
+    ops->upload(&t->w, t->scalars + SAEI_S_FVU, &squares, sizeof squares);
+}
+
+static double saei_loss_sparsify(const sae_trainer *t, const double *v, sae_stats *s) {
+    s->sparsity_loss = NAN;
+    s->auxk_loss = v[SAEI_S_NORM];
+    s->fvu = v[SAEI_S_FVU];
+    s->k = s->effective_l0 = t->used_k;
+    return s->fvu + saei_number_of(t->desc.auxk_alpha) * s->auxk_loss;
+}
+
 /* ==== >>trainer: schemes ============================================= src/train/schemes.h ==== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
    that every trainer has may be left out: first what the reference writes into config.json, in its
@@ -23677,7 +24026,13 @@ static const saei_scheme saei_schemes[] = {
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size k k_annealing_steps "
       "code_normalization code_normalization_alpha_sae code_normalization_alpha_cc device layer "
-      "lm_name wandb_name submodule_name k_max dead_feature_threshold num_layers" }
+      "lm_name wandb_name submodule_name k_max dead_feature_threshold num_layers" },
+    { SAE_TRAINER_SPARSIFY, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_TOP_K | SAEI_EACH_ROW | SAEI_AUXK | SAEI_DEAD | SAEI_SCALED | SAEI_SPARSIFY,
+      saei_grads_sparsify, saei_loss_sparsify,
+      "trainer_class dict_class activation_dim dict_size steps k optimizer lr lr_warmup_steps "
+      "k_decay_steps auxk_alpha dead_feature_threshold finetune seed device layer lm_name "
+      "wandb_name submodule_name" }
 };
 enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
 
@@ -23714,7 +24069,9 @@ static bool saei_scheme_names(const saei_scheme *scheme, const char *key) {
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_CODE, SAEI_FIELD_FLAG
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_CODE, SAEI_FIELD_FLAG,
+    SAEI_FIELD_SWITCH,
+    SAEI_FIELD_OPTIMIZER
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -23774,7 +24131,7 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(k, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required")),
     SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_IN_RUN, SAEI_IS_NONE),
     SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, 0, SAEI_IS(1.0 / 32)),
-    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("activation_dim / 2")),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("output_dim / 2")),
     SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, 0, SAEI_IS(10000000)),
     SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_SHARE, SAEI_IS(0.999)),
     SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, 0, SAEI_IS(1000)),
@@ -23813,10 +24170,19 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(code_normalization_alpha_cc, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
     SAEI_ROW(use_mse_loss, FLAG, REFUSED, DEFAULT, 0, SAEI_SAID("false")),
     SAEI_ROW(k_max, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("k")),
-    SAEI_ROW(k_annealing_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE)
+    SAEI_ROW(k_annealing_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE),
+    SAEI_ROW(output_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the target's, the data's")),
+    SAEI_ROW(skip_connection, SWITCH, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("false")),
+    SAEI_ROW(apply_b_dec_to_input, SWITCH, REFUSED, DEFAULT, SAEI_EVERY,
+             SAEI_SAID("as the class; false where output_dim is not activation_dim")),
+    SAEI_ROW(optimizer, OPTIMIZER, REFUSED, DEFAULT, 0, SAEI_SAID("signum")),
+    SAEI_ROW(lr_warmup_steps, STEPS, OFF, OFF, 0, SAEI_IS(1000)),
+    SAEI_ROW(k_decay_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE),
+    SAEI_ROW(finetune, SWITCH, REFUSED, DEFAULT, 0, SAEI_SAID("false"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
+static const char *const saei_optimizer_names[] = { "adam", "signum" }; /* from 1 on */
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
 static const char *const saei_code_names[] = { "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
 enum { SAEI_NUM_CODES = sizeof saei_code_names / sizeof saei_code_names[0] };
@@ -23856,6 +24222,8 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_INTEGER: return "a whole number";
     case SAEI_FIELD_CODE: return "CROSSCODER, SAE, MIXED, NONE or DECOUPLED";
     case SAEI_FIELD_FLAG: return "true or false";
+    case SAEI_FIELD_SWITCH: return "true or false";
+    case SAEI_FIELD_OPTIMIZER: return "adam or signum";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -23891,6 +24259,15 @@ static void saei_default_number(double *field, double value) {
     if (*field == 0) *field = value;
 }
 
+/* The default of apply_b_dec_to_input. */
+static bool saei_applies_b_dec(const sae_trainer_desc *h) {
+    sae_dictionary_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.arch = h->arch;
+    return !(saei_scheme_of(h->kind)->traits & (SAEI_SPARSIFY | SAEI_LAYERS))
+           && saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+}
+
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
@@ -23899,7 +24276,12 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
     if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
-    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
+    if (!desc->optimizer)
+        desc->optimizer =
+            scheme->traits & SAEI_SPARSIFY ? SAE_OPTIMIZER_SIGNUM : SAE_OPTIMIZER_ADAM;
+    if (!desc->finetune) desc->finetune = -1;
+    saei_default_number(&desc->lr, (desc->optimizer == SAE_OPTIMIZER_SIGNUM ? 5e-3 : scheme->lr)
+                                       / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
@@ -23907,9 +24289,12 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                        !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
                        : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
+    if (!desc->output_dim) desc->output_dim = desc->activation_dim;
+    if (!desc->skip_connection) desc->skip_connection = -1;
+    if (!desc->apply_b_dec_to_input) desc->apply_b_dec_to_input = saei_applies_b_dec(desc) ? 1 : -1;
     if (!desc->top_k_aux) { /* of one layer */
         size_t layers = scheme->traits & SAEI_LAYERS ? saei_max(desc->num_layers, 1) : 1;
-        desc->top_k_aux = saei_max(desc->activation_dim / layers / 2, 1);
+        desc->top_k_aux = saei_max(desc->output_dim / layers / 2, 1);
     }
     if ((scheme->traits & SAEI_LAYERS) && !desc->code_normalization)
         desc->code_normalization = SAE_CODE_CROSSCODER;
@@ -24088,6 +24473,47 @@ static sae_result saei_code_check(const saei_check *c) {
     if ((c->scheme->traits & SAEI_TOP_K) && h->k > h->dict_size)
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu",
                          c->who, h->k, h->dict_size);
+    if (h->output_dim != h->activation_dim || h->skip_connection > 0 || h->apply_b_dec_to_input > 0)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, skip_connection %s, "
+                         "apply_b_dec_to_input %s: a crosscoder gives rows as wide as its input, "
+                         "%zu, without either", c->who, h->output_dim,
+                         h->skip_connection > 0 ? "true" : "false",
+                         h->apply_b_dec_to_input > 0 ? "true" : "false", h->activation_dim);
+    return SAE_OK;
+}
+
+/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+static sae_result saei_transcoder_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    if ((c->scheme->traits & SAEI_SPARSIFY)
+        && (h->output_dim != h->activation_dim || h->apply_b_dec_to_input > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, activation_dim %zu, "
+                         "apply_b_dec_to_input %s: sparsify's transcoders give rows as wide as the "
+                         "input, from which b_dec is not taken", c->who, h->output_dim,
+                         h->activation_dim, h->apply_b_dec_to_input > 0 ? "true" : "false");
+    if (h->optimizer != SAE_OPTIMIZER_ADAM
+        && (h->optimizer != SAE_OPTIMIZER_SIGNUM || !(c->scheme->traits & SAEI_SPARSIFY)))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: optimizer is %d, allowed is %d (adam) and, "
+                         "with sparsify, %d (signum)", c->who, (int)h->optimizer,
+                         (int)SAE_OPTIMIZER_ADAM, (int)SAE_OPTIMIZER_SIGNUM);
+    if ((c->scheme->traits & SAEI_SPARSIFY) && h->optimizer == SAE_OPTIMIZER_ADAM
+        && saei_steps_of(h->lr_warmup_steps) >= h->steps && h->steps > 0)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: lr_warmup_steps is %llu, allowed with adam "
+                         "are 0 to steps - 1, %llu", c->who, (unsigned long long)h->lr_warmup_steps,
+                         (unsigned long long)h->steps - 1);
+    if (h->apply_b_dec_to_input > 0 && h->output_dim != h->activation_dim)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, and b_dec is "
+                         "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
+                         c->who, h->output_dim, h->activation_dim);
+    if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
+                         "never takes b_dec from its input", c->who);
+    if (saei_steps_of(h->resample_steps)
+        && (h->output_dim != h->activation_dim || h->skip_connection > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "
+                         "W_dec from the input: allowed where output_dim, %zu, is activation_dim, "
+                         "%zu, without a skip_connection", c->who,
+                         (unsigned long long)h->resample_steps, h->output_dim, h->activation_dim);
     return SAE_OK;
 }
 
@@ -24118,6 +24544,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "
                          "activation_dim, %zu, which must be larger", who, h->k,
                          h->activation_dim);
+    SAEI_TRY(saei_transcoder_check(&c));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);
@@ -24268,6 +24695,7 @@ static bool saei_params_make(sae_trainer *t, saei_params *p) {
     p->thresholds = shape.thresholds;
     p->mean = shape.mean;
     p->scale = shape.scale;
+    p->W_skip = shape.W_skip;
     return true;
 }
 
@@ -24321,29 +24749,39 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
+    size_t m = saei_align16(h->dict_size), rows, outs, scratch, stride, apart, aux = 0;
     bool gated = h->arch == SAE_ARCH_GATED, jump = h->arch == SAE_ARCH_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE, each_row = saei_has_trait(t, SAEI_EACH_ROW);
-    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)
+        || !saei_mul(h->batch_size, t->view.ld_out, &outs))
+        return false;
     stride = h->dict_size;
     if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        if (saei_has_trait(t, SAEI_SPARSIFY) && saei_steps_of(h->k_decay_steps))
+            stride = saei_max(h->k, saei_min(h->dict_size, 10 * h->activation_dim));
         stride = saei_min(stride, h->dict_size);
     }
     if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
+    t->out = t->w;
+    t->out.shape.d = t->desc.output_dim;
+    t->out.shape.ld = t->view.ld_out;
     scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (t->view.ld_out != t->view.ld)
+        scratch = saei_max(scratch, t->ops->scratch_bytes(&t->out, &t->out.shape));
     if (scratch == SIZE_MAX) return false;
-    t->w.scratch = saei_device(t, scratch, 1);
+    t->w.scratch = t->out.scratch = saei_device(t, scratch, 1);
     ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
          && saei_params_make(t, &t->second);
     if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
     t->x = (float *)saei_device(t, rows, sizeof(float));
-    t->target = (float *)saei_device(t, rows, sizeof(float));
-    t->e = (float *)saei_device(t, rows, sizeof(float));
-    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, outs, sizeof(float));
+    t->e = (float *)saei_device(t, outs, sizeof(float));
+    t->r = (float *)saei_device(t, outs, sizeof(float));
+    t->fit = t->view.desc.skip ? (float *)saei_device(t, outs, sizeof(float)) : t->x;
     t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
     t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
     t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
@@ -24354,18 +24792,18 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)
-        && !saei_has_trait(t, SAEI_LAYERS)) {
+    if (t->ops->catch_up && t->ops->adam_rows
+        && saei_has_trait(t, SAEI_CONSTRAINED | SAEI_UNIT)) {
         t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all)
+        t->groups = saei_mul(outs, h->num_groups, &all)
                         ? (float *)saei_device(t, all, sizeof(float))
                         : NULL;
         ok = t->groups != NULL;
@@ -24408,6 +24846,12 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->dict_size = h->dict_size;
     out->seed = h->seed;
     if (traits & SAEI_LAYERS) saei_crosscoder_desc(h, out);
+    else {
+        if (h->output_dim != h->activation_dim) out->output_dim = h->output_dim;
+        out->skip = h->skip_connection > 0;
+        out->subtract_b_dec = h->arch == SAE_ARCH_JUMP_RELU && h->apply_b_dec_to_input > 0;
+        out->no_b_dec_subtraction = h->apply_b_dec_to_input < 0 && saei_subtracts(out);
+    }
     if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
     if (!(traits & SAEI_NESTED)) return;
@@ -24421,9 +24865,52 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     }
 }
 
+/* Whether init's tensors are those of the trainer's dictionary. In a state_dict a transcoder's
+   looks the same whether b_dec is subtracted or not. */
+static bool saei_is_start(const sae_dictionary *from, const sae_dictionary_desc *want) {
+    sae_dictionary_desc desc = from->desc;
+    bool file = from->origin.format == SAE_FORMAT_DICTIONARY_LEARNING;
+    if (desc.arch != want->arch || desc.skip != want->skip || !saei_is_state_dict(&desc))
+        return false;
+    return file || (desc.no_b_dec_subtraction == want->no_b_dec_subtraction
+                    && desc.subtract_b_dec == want->subtract_b_dec);
+}
+
+/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0; sparsify's:
+   W_enc uniform in +- 1 / sqrt(d), all else 0. */
+static void saei_transcoder_begin(sae_dictionary *dict, unsigned traits) {
+    const sae_dictionary_desc *h = &dict->desc;
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_ENCODER);
+    memset(dict->b_enc, 0, h->dict_size * sizeof *dict->b_enc);
+    for (size_t i = 0; (traits & SAEI_SPARSIFY) && i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld;
+        double width = 1 / sqrt((double)h->activation_dim);
+        memset(dict->W_dec + i * dict->ld_out, 0, dict->ld_out * sizeof(float));
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)(width * (2 * saei_random_uniform(
+                                              &random, (uint64_t)i * h->activation_dim + c) - 1));
+    }
+    if (traits & SAEI_SPARSIFY) return;
+    for (size_t i = 0; i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out, norm;
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)saei_random_normal(&random, (uint64_t)i * h->activation_dim + c);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, enc, enc));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld, enc, norm, enc);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld_out, dec, norm, dec);
+    }
+}
+
+/* The parameters that are handed out: signum's are an average. */
+static float *saei_trained(const sae_trainer *t) {
+    return t->desc.optimizer == SAE_OPTIMIZER_SIGNUM ? t->second.all : t->param.all;
+}
+
 /* The start: init's tensors, or the class's own. */
 static sae_result saei_trainer_start(sae_trainer *t) {
     const sae_dictionary_desc *want = &t->view.desc;
+    const sae_trainer_desc *h = &t->desc;
     sae_dictionary *from = NULL;
     const double none = -1; /* auxk: no dead latents so far */
     if (saei_has_trait(t, SAEI_LAYERS)) SAEI_TRY(saei_crosscoder_start(t, &from));
@@ -24434,8 +24921,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
-            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+        if (!saei_is_start(from, want)) {
             sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
                                           "sae_trainer_create: init is %s, "
                                           "which holds %s%s; the trainer has %s",
@@ -24446,6 +24932,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
             return result;
         }
         if (from->desc.activation_dim != want->activation_dim
+            || from->desc.output_dim != want->output_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
             char has[64] = "", wants[96] = "";
@@ -24458,11 +24945,20 @@ static sae_result saei_trainer_start(sae_trainer *t) {
                 t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
                 "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
                 from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
+            if (from->desc.output_dim != want->output_dim)
+                result = saei_fail(
+                    t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s gives rows of %zu, "
+                    "output_dim is %zu", t->desc.init, from->desc.output_dim, want->output_dim);
             sae_dictionary_destroy(from);
             return result;
         }
-    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    } else {
+        SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
+    }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
+        t->ops->upload(&t->w, t->second.all, from->params, from->num_params * sizeof(float));
     t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
     t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
     t->view.threshold = from->threshold;
@@ -24506,6 +25002,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.desc.output_dim = saei_output_dim(shape);
     t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
+    t->view.ld_out = saei_align16(h->output_dim);
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
                    : saei_has_trait(t, SAEI_TOP_K)  ? SAE_RULE_THRESHOLD
@@ -24523,7 +25020,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->adam.beta1 = t->scheme->beta1;
     t->adam.beta2 = 0.999;
     t->adam.eps = 1e-8;
-    t->now.k = (double)h->k;
+    t->now.k = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_k(h, 0) : (double)h->k;
     t->now.p = h->p_start;
     t->now.next_p = -1;
     t->now.sparsity_coeff = saei_number_of(h->initial_sparsity_penalty);
@@ -24553,6 +25050,14 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
     SAEI_TRY(saei_crosscoder_backend(ctx, who, h.kind));
+    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY)
+        && !saei_backend_of(ctx)->skip)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so "
+                         "it trains transcoders whose output is as wide as the input, without a "
+                         "skip connection and not sparsify's; the CPU trains all", who,
+                         h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
+                         sae_trainer_name(h.kind), saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
     saei_trainer_init(t, ctx, &h, &shape);
@@ -24578,7 +25083,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                          desc ? "out" : "desc");
     SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_create", desc, false, &t));
     result = saei_trainer_start(t);
-    saei_dictionary_place(&t->view, t->ops->host_memory ? t->param.all : (float *)t->host[0]);
+    saei_dictionary_place(&t->view, t->ops->host_memory ? saei_trained(t) : (float *)t->host[0]);
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result == SAE_OK) *out = t;
     else sae_trainer_destroy(t);
@@ -24634,10 +25139,16 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_lazy_adam *lazy = t->lazy.applied ? &t->lazy : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam_desc adam = t->adam;
-    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    adam.lr = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_lr(&t->desc, step)
+                                               : t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
+    if (t->desc.optimizer == SAE_OPTIMIZER_SIGNUM) {
+        t->ops->signum(&t->w, (float)adam.lr, (float)(1 / (double)(step + 1)), 0.05f, t->grad.all,
+                       t->first.all, t->second.all, t->param.all, t->view.num_params);
+        return;
+    }
     if (unit && clipped) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
+        t->ops->remove_parallel(&t->out, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!unit) {
@@ -24645,9 +25156,9 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
-    end = dec + m * t->view.ld;
+    end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
                       m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
@@ -24727,8 +25238,8 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
         t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->out, t->r, t->fit, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
     for (int i = 0; i < 3; i++) {
         const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
         enc[i] = p->W_enc;
@@ -24744,8 +25255,10 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
 
 /* k after the update of step t: from d down to the target over k_anneal_steps. */
 static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    uint64_t over =
+        saei_has_trait(t, SAEI_SPARSIFY) ? 0 : saei_steps_of(t->desc.k_anneal_steps);
     double r;
+    if (saei_has_trait(t, SAEI_SPARSIFY)) t->now.k = saei_sparsify_k(&t->desc, step + 1);
     if (!over) return;
     r = (double)(step < over ? step : over) / (double)over;
     t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
@@ -24758,7 +25271,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     uint32_t bad = 0;
     t->ops->zero(&t->w, t->bad, sizeof bad);
     t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
-    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (target) t->ops->load_rows(&t->out, target, n, divisor, t->target, t->bad);
     if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
     else {
         t->ops->download(&t->w, &bad, t->bad, sizeof bad);
@@ -24769,6 +25282,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
+    if (!t->param.W_skip) t->fit = t->y;
     return SAE_OK;
 }
 
@@ -24794,7 +25308,11 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
-                                 t->desc.activation_dim));
+                                 t->desc.output_dim));
+    else if (t->desc.output_dim != t->desc.activation_dim)
+        return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is NULL, allowed where "
+                         "output_dim, %zu, is activation_dim, %zu", t->desc.output_dim,
+                         t->desc.activation_dim);
     if (target && saei_has_trait(t, SAEI_LAYERS))
         return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is given, a "
                          "crosscoder reconstructs its input");
@@ -24813,9 +25331,12 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_has_trait(t, SAEI_LAYERS)) saei_begin_crosscoder(t, step);
     else if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
-        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+        t->ops->geometric_median(&t->out, t->y, n, t->param.b_dec);
+    if (saei_has_trait(t, SAEI_SPARSIFY) && step == 0) saei_sparsify_begin(t);
     t->used_k = t->now.k;
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    if (t->param.W_skip)
+        t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
     if (saei_has_trait(t, SAEI_LAYERS)) saei_resample_crosscoder(t, step);
@@ -24854,7 +25375,7 @@ static float saei_trainer_threshold(const sae_trainer *t) {
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
+        t->ops->download(&t->w, t->view.params, saei_trained(t), t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
@@ -24893,9 +25414,9 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
         s.l0 = v[SAEI_S_NONZERO];
-        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
-        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
         s.frac_variance_explained = 1 - variance / total;
         t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);
@@ -25441,6 +25962,7 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         arch = saei_arch_from_name(v.text);
         if (!strcmp(v.text, "CrossCoder")) arch = SAE_ARCH_STANDARD_NEW;
         if (!strcmp(v.text, "BatchTopKCrossCoder")) arch = SAE_ARCH_BATCH_TOP_K;
+        if (!strcmp(v.text, "SparseCoder")) arch = SAE_ARCH_TOP_K;
         if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
@@ -25448,6 +25970,13 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
             if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
             desc->sparsity_function = (sae_sparsity_function)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_OPTIMIZER:
+        for (int i = 0; i <= (int)SAE_OPTIMIZER_SIGNUM; i++) {
+            if (i ? strcmp(v.text, saei_optimizer_names[i - 1]) != 0 : !none) continue;
+            desc->optimizer = (sae_optimizer)i;
             return SAE_OK;
         }
         return saei_set_fail(s, f, v);
@@ -25499,12 +26028,19 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
         *(int64_t *)at = (int64_t)x;
         return SAE_OK;
     case SAEI_FIELD_NOTHING: return SAE_OK;
+    case SAEI_FIELD_SWITCH:
+        if (v.none) *(int *)at = 0;
+        else if (!v.list && !strcmp(v.text, "true")) *(int *)at = 1;
+        else if (!v.list && !strcmp(v.text, "false")) *(int *)at = -1;
+        else return saei_set_fail(s, f, v);
+        return SAE_OK;
     case SAEI_FIELD_KIND:
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
     case SAEI_FIELD_NORM:
     case SAEI_FIELD_CODE:
     case SAEI_FIELD_FLAG:
+    case SAEI_FIELD_OPTIMIZER:
     case SAEI_FIELD_TEXT: break;
     }
     return saei_set_name(s, f, v, desc, at);
@@ -25729,6 +26265,14 @@ static void saei_write_string(saei_text *t, const char *string) {
     else saei_text_add(t, "null");
 }
 
+static bool saei_switch_is_default(const sae_trainer_desc *desc, const saei_field *f) {
+    const int value = *(const int *)(const void *)((const char *)desc + f->offset);
+    bool apply = f->offset == SAEI_AT(apply_b_dec_to_input);
+    bool transcoder = desc->output_dim != desc->activation_dim || desc->skip_connection > 0;
+    if (f->offset == SAEI_AT(finetune)) return value <= 0;
+    return !value || (!transcoder && (value > 0) == (apply && saei_applies_b_dec(desc)));
+}
+
 /* The value of a field. With t NULL nothing is written; returns false for null, which readers take
    as they take a missing key. */
 static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
@@ -25761,6 +26305,9 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_SPARSITY:
         if (desc->sparsity_function) string = saei_sparsity_names[desc->sparsity_function - 1];
         break;
+    case SAEI_FIELD_OPTIMIZER:
+        if (desc->optimizer) string = saei_optimizer_names[desc->optimizer - 1];
+        break;
     case SAEI_FIELD_NORM: string = desc->reconstruction_norm ? "norm" : NULL; break;
     case SAEI_FIELD_LIST:
     case SAEI_FIELD_GROUP_SIZES:
@@ -25776,8 +26323,15 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
         saei_number_text(x < 0 ? 0 : x, number);
         if (t) saei_text_add(t, "%s", number);
         return true;
+    case SAEI_FIELD_SWITCH: /* none where readers find the same without it */
+        if (saei_switch_is_default(desc, f)) break;
+        if (t) saei_text_add(t, "%s", *(const int *)at > 0 ? "true" : "false");
+        return true;
     case SAEI_FIELD_SIZE:
     case SAEI_FIELD_STEPS:
+        if (f->offset == SAEI_AT(output_dim) && desc->output_dim == desc->activation_dim
+            && desc->skip_connection <= 0)
+            break;
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
         if (f->offset == SAEI_AT(activation_dim) && saei_config_layers(desc))
             whole /= desc->num_layers;
@@ -25849,6 +26403,8 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
         case SAEI_FIELD_CODE: whole = desc->code_normalization; break;
         case SAEI_FIELD_FLAG: whole = *(const bool *)at; break;
+        case SAEI_FIELD_OPTIMIZER: whole = desc->optimizer; break;
+        case SAEI_FIELD_SWITCH: whole = *(const int *)at > 0; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
         case SAEI_FIELD_REAL:
@@ -26141,6 +26697,7 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_source_desc *source = &b->desc.source;
     saei_stream *x = &b->stream[0], *y = &b->stream[1];
+    sae_source_desc target;
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
@@ -26156,30 +26713,34 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
                                 "dtype is %d (%s), allowed are F32, F16, BF16", (int)source->dtype,
                                 sae_dtype_name(source->dtype));
+    target = *source; /* as the target is read */
+    if (source->target_dim) target.dim = source->target_dim;
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
             return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, with read it must be given");
-        x->dim = y->dim = source->dim;
+        x->dim = source->dim;
+        y->dim = target.dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
         return SAE_OK;
     }
     if (source->data) {
         SAEI_TRY(saei_stream_memory(ctx, source, source->data, x));
-        if (source->target) SAEI_TRY(saei_stream_memory(ctx, source, source->target, y));
+        if (source->target) SAEI_TRY(saei_stream_memory(ctx, &target, source->target, y));
     } else {
         SAEI_TRY(saei_stream_files(ctx, source, source->files, source->num_files, x));
         if (source->num_target_files)
-            SAEI_TRY(saei_stream_files(ctx, source, source->target_files,
+            SAEI_TRY(saei_stream_files(ctx, &target, source->target_files,
                                        source->num_target_files, y));
     }
     b->source_rows = x->rows;
     if (!x->rows)
         return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the source has no rows");
-    if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
+    if (b->num_streams == 2 && y->rows != x->rows)
         return saei_buffer_fail(ctx, SAE_ERR_MISMATCH,
-                                "the input is [%llu,%zu], the target [%llu,%zu]; they must agree",
+                                "the input is [%llu,%zu], the target [%llu,%zu]; their rows "
+                                "must agree",
                                 (unsigned long long)x->rows, x->dim, (unsigned long long)y->rows,
                                 y->dim);
     return SAE_OK;
@@ -26190,7 +26751,10 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_buffer_desc *d = &b->desc;
     size_t dim = b->stream[0].dim, row = 0, twice, size;
-    for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
+    for (size_t s = 0; s < b->num_streams; s++) {
+        dim = saei_max(dim, b->stream[s].dim);
+        row += b->stream[s].dim * sae_dtype_size(b->stream[s].dtype);
+    }
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
@@ -26208,9 +26772,9 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     }
     d->rows = b->capacity;
     for (size_t s = 0; s < b->num_streams; s++) {
-        size = dim * sae_dtype_size(b->stream[s].dtype);
+        size = b->stream[s].dim * sae_dtype_size(b->stream[s].dtype);
         b->held[s] = (unsigned char *)saei_alloc(ctx, b->capacity, size);
-        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * dim, sizeof(float));
+        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * b->stream[s].dim, sizeof(float));
         if (!b->held[s] || !b->out[s]) break;
     }
     b->id = (uint64_t *)saei_alloc(ctx, b->capacity, sizeof *b->id);
@@ -26233,7 +26797,7 @@ static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     if (!d->batch_size) d->batch_size = 2048;
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
-    if (b->stream[0].dim % d->heads)
+    if (b->stream[0].dim % d->heads || b->stream[b->num_streams - 1].dim % d->heads)
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
                                 "heads is %zu, which does not divide the rows' %zu", d->heads,
                                 b->stream[0].dim);
@@ -26299,6 +26863,9 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *b) {
+    return b && b->num_streams == 2 ? b->stream[1].dim : 0;
+}
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }
 
 /* ==== >>buffer: refill, batches, state ================================= src/run/batches.h ==== */
@@ -26337,7 +26904,7 @@ static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uin
 /* Appends rows from read; *got 0 at the end of its data. */
 static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
     const sae_source_desc *source = &b->desc.source;
-    size_t want = saei_min(room, b->desc.batch_size), bytes = source->dim * sizeof(float);
+    size_t want = saei_min(room, b->desc.batch_size);
     int64_t n = source->read(source->user, b->out[0], b->num_streams == 2 ? b->out[1] : NULL, want);
     if (n < 0) {
         if (n < (int64_t)SAE_ERR_BACKEND)
@@ -26351,8 +26918,8 @@ static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
                          "were %zu", (long long)n, want);
     *got = (size_t)n;
     for (size_t s = 0; s < b->num_streams; s++)
-        for (size_t i = 0; i < *got; i++)
-            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * source->dim, bytes);
+        for (size_t i = 0, dim = b->stream[s].dim; i < *got; i++)
+            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * dim, dim * sizeof(float));
     return SAE_OK;
 }
 
@@ -26490,18 +27057,18 @@ typedef struct saei_gather {
 static void saei_gather_part(void *arg, size_t part) {
     const saei_gather *g = (const saei_gather *)arg;
     sae_buffer *b = g->buffer;
-    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
+    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n);
     bool good = true;
     for (size_t i = part * SAEI_GATHER_ROWS; i < end; i++)
         for (size_t s = 0; s < b->num_streams; s++)
-            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
-                                    b->out[s] + i * dim);
+            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype,
+                                    b->stream[s].dim, b->out[s] + i * b->stream[s].dim);
     b->bad[part] = !good;
 }
 
 SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float **target,
                                    size_t *n) {
-    size_t take, parts, dim;
+    size_t take, parts;
     saei_gather gather;
     if (!b) return SAE_ERR_INVALID;
     if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
@@ -26516,12 +27083,11 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     gather.n = take;
     parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
     saei_parallel(b->ctx, parts, saei_gather_part, &gather);
-    dim = b->stream[0].dim;
     for (size_t i = 0; i < take; i++) {
         if (!b->bad[i / SAEI_GATHER_ROWS]) continue;
         for (size_t s = 0; s < b->num_streams; s++)
-            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
-                                 b->out[s]))
+            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype,
+                                 b->stream[s].dim, b->out[s]))
                 return saei_buffer_not_finite(b, s, b->id[b->cursor + i]);
     }
     b->cursor += take;
@@ -26624,7 +27190,7 @@ struct sae_training {
     const char *who;          /* the public function that messages name */
     sae_train_desc desc;      /* save_dir, io and save_steps are copies, trainers is NULL */
     sae_buffer *buffer;
-    size_t num_trainers, dim; /* dim of one trainer's rows */
+    size_t num_trainers, dim, target_dim; /* dims of one trainer's rows */
     sae_trainer **trainers;
     char **folders;           /* of each trainer; NULL without save_dir */
     char *backup;             /* path of the backup; NULL without save_dir */
@@ -26732,6 +27298,7 @@ static sae_result saei_loop_copy(sae_training *l, const sae_train_desc *from) {
 
 static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc d) {
     const sae_buffer_desc *b = &l->buffer->desc;
+    size_t width = l->target_dim ? l->target_dim : l->dim;
     if (!d.activation_dim) d.activation_dim = l->dim;
     if (!d.batch_size) d.batch_size = b->batch_size;
     if (!d.steps) d.steps = l->desc.steps;
@@ -26739,6 +27306,11 @@ static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc 
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                          "%s: activation_dim of trainer %zu is %zu, the data has rows of %zu",
                          l->who, i, d.activation_dim, l->dim);
+    if (!d.output_dim) d.output_dim = width;
+    if (d.output_dim != width)
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "%s: output_dim of trainer %zu is %zu, the %s has rows of %zu", l->who, i,
+                         d.output_dim, l->target_dim ? "target" : "data", width);
     if (d.batch_size < b->batch_size)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                          "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
@@ -26773,6 +27345,7 @@ static sae_result saei_loop_open(sae_training *l, const sae_train_desc *desc) {
     SAEI_TRY(saei_loop_copy(l, desc));
     SAEI_TRY(sae_buffer_create(l->ctx, &desc->buffer, &l->buffer));
     l->dim = sae_buffer_dim(l->buffer) / l->buffer->desc.heads;
+    l->target_dim = sae_buffer_target_dim(l->buffer) / l->buffer->desc.heads;
     l->trainers = (sae_trainer **)saei_calloc(l->ctx, n, sizeof *l->trainers);
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);
@@ -26927,8 +27500,10 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
     const sae_context quiet = saei_loop_quiet(l);
-    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
-        || !saei_loop_exists(l, folder, "ae.safetensors"))
+    if (!saei_loop_exists(l, folder, "config.json")
+        || (!saei_loop_exists(l, folder, "sae.safetensors")
+            && (!saei_loop_exists(l, folder, "ae.pt")
+                || !saei_loop_exists(l, folder, "ae.safetensors"))))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
     if (path && saei_json_load(&quiet, l->who, path, &root) == SAE_OK) {
@@ -27067,17 +27642,32 @@ static sae_result saei_loop_restore(sae_training *l) {
 
 /* ==== >>loop: the folders of a run ====================================== src/run/saving.h ==== */
 
+/* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
+static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
+    sae_export_desc desc;
+    sae_result result = SAE_OK;
+    memset(&desc, 0, sizeof desc);
+    desc.format = SAE_FORMAT_SPARSIFY;
+    if (l->desc.normalize_activations)
+        result = sae_dictionary_scale_biases(dict, l->now.norm_factor);
+    if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
+    sae_dictionary_destroy(dict);
+    return result;
+}
+
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
                                  const char *second) {
     sae_dictionary *copy = NULL;
     sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), l->who, &copy);
     if (result != SAE_OK) return result;
+    if (sae_trainer_get_desc(l->trainers[i])->kind == SAE_TRAINER_SPARSIFY && second)
+        return saei_loop_export(l, copy, folder);
     if (l->desc.normalize_activations)
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
-        if (path) result = sae_dictionary_save(copy, path);
+        if (path) result = saei_save_state_dict(copy, path, NULL, NULL);
         else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
                                 l->who, folder, k ? second : name);
         saei_free(l->ctx, path);
@@ -27216,15 +27806,15 @@ static sae_result saei_loop_save_due(sae_training *l) {
 /* One update of every trainer on the next batch; with log, its stats are given to desc.log. */
 static sae_result saei_loop_update(sae_training *l, const float *x, const float *target, size_t n,
                                    bool log) {
-    size_t width = sae_buffer_dim(l->buffer);
     sae_stats stats;
     for (size_t i = 0; i < l->num_trainers; i++) {
-        size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
+        size_t head = l->buffer->desc.heads > 1 ? i : 0;
         sae_rows rows[2];
         memset(rows, 0, sizeof rows);
-        rows[0].data = x + from;
-        rows[1].data = target ? target + from : NULL;
-        rows[0].stride = rows[1].stride = width;
+        rows[0].data = x + head * l->dim;
+        rows[1].data = target ? target + head * l->target_dim : NULL;
+        rows[0].stride = sae_buffer_dim(l->buffer);
+        rows[1].stride = sae_buffer_target_dim(l->buffer);
         SAEI_TRY(saei_trainer_step_rows(l->trainers[i], rows, target ? rows + 1 : NULL, n,
                                         l->now.norm_factor));
     }
@@ -27401,6 +27991,9 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
     v->m = sae_dictionary_num_latents(dict);
+    if (!v->targets && v->buffer->num_streams == 2 && v->buffer->stream[1].dim != v->out)
+        return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
+                         "dictionary gives %zu", v->buffer->stream[1].dim, v->out);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
@@ -27648,7 +28241,8 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     targets.source.data = source->target;
     targets.source.files = source->target_files;
     targets.source.num_files = source->num_target_files;
-    targets.source.dim = source->dim ? out : 0;
+    targets.source.dim = source->target_dim ? source->target_dim : source->dim ? out : 0;
+    source->target_dim = targets.source.target_dim = 0;
     source->target = targets.source.target = NULL;
     source->target_files = targets.source.target_files = NULL;
     source->num_target_files = targets.source.num_target_files = 0;

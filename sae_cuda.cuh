@@ -3769,6 +3769,9 @@ static void saei_cuda_resample(const sae_work *w, const float *x, const float *e
 
 /* Optional operations that others here do as fast. */
 #define saei_cuda_code_sums NULL
+#define saei_cuda_skip NULL
+#define saei_cuda_skip_grad NULL
+#define saei_cuda_signum NULL
 #define saei_cuda_catch_up NULL
 /* Crosscoders are trained on the CPU alone. */
 #define saei_cuda_center_layers NULL
@@ -3790,6 +3793,9 @@ SAE_API const sae_backend *sae_cuda_backend(void) {
     return &table;
 }
 
+#undef saei_cuda_signum
+#undef saei_cuda_skip_grad
+#undef saei_cuda_skip
 #undef saei_cuda_code_sums
 #undef saei_cuda_catch_up
 #undef saei_cuda_center_layers

@@ -125,7 +125,7 @@ class sae_stats(ctypes.Structure):
     _fields_ = [("step", c_uint64)] + [(name, c_double) for name in (
         "loss", "l2_loss", "sparsity_loss", "aux_loss", "auxk_loss", "pre_norm_auxk_loss",
         "dead_features", "effective_l0", "l0", "frac_variance_explained", "threshold", "p",
-        "next_p", "sparsity_coeff", "ghosts", "lr", "grad_norm")]
+        "next_p", "sparsity_coeff", "ghosts", "lr", "grad_norm", "fvu", "k")]
 
 
 READ = ctypes.CFUNCTYPE(c_int64, c_void_p, POINTER(c_float), POINTER(c_float), c_size_t)

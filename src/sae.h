@@ -287,6 +287,7 @@ extern "C" {
 #include "backend/cpu_weights.h"
 #include "backend/cpu_layers.h"
 #include "backend/cpu_adam.h"
+#include "backend/cpu_skip.h"
 #include "backend/cpu_table.h"
 
 #include "train/schedule.h"
@@ -294,6 +295,7 @@ extern "C" {
 #include "train/trainer.h"
 #include "train/gradients.h"
 #include "train/crosscoder.h"
+#include "train/sparsify.h"
 #include "train/schemes.h"
 #include "train/hyperparameters.h"
 #include "train/check.h"

@@ -33,7 +33,9 @@ static const struct {
     { "grad_norm", offsetof(sae_stats, grad_norm) },
     { "resampled", offsetof(sae_stats, resampled) },
     { "k_current_value", offsetof(sae_stats, k_current_value) },
-    { "running_deads", offsetof(sae_stats, running_deads) }
+    { "running_deads", offsetof(sae_stats, running_deads) },
+    { "fvu", offsetof(sae_stats, fvu) },
+    { "k", offsetof(sae_stats, k) }
 };
 
 typedef struct training { /* of one place */

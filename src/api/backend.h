@@ -436,6 +436,24 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
        const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed, uint64_t step,          \
        float *const enc[3], float *const dec[3], float *const bias[3], double *count),             \
       (w, x, e, n, layers, since, threshold, m, seed, step, enc, dec, bias, count))
+/* Of transcoders. A backend whose skip is NULL trains none with a skip connection or an output of
+   another width; one that has it is passed works of two widths that share state and scratch. */
+#define SAE_BACKEND_SKIP(X)                                                                        \
+    /* out[r][o] = y[r][o] - x_r.W_o: the target less the skip connection's share. x [n][ld],      \
+       W [outputs][ld]; y, out [n][outputs rounded up to 16] */                                    \
+    X(void, skip, SAE_OP_OPTIONAL,                                                                 \
+      (const sae_work *w, const float *x, size_t n, const float *W, size_t outputs,                \
+       const float *y, float *out), (w, x, n, W, outputs, y, out))                                 \
+    /* out[o] = alpha sum_r e[r][o] x_r */                                                         \
+    X(void, skip_grad, SAE_OP_OPTIONAL,                                                            \
+      (const sae_work *w, const float *x, const float *e, size_t n, size_t outputs, float alpha,   \
+       float *out), (w, x, e, n, outputs, alpha, out))                                             \
+    /* Signum, averaged free of a schedule (Defazio et al. 2024): z -= lr sign(grad),              \
+       average += weight (z - average), param = average + beta (z - average); sign(0) = 0 */       \
+    X(void, signum, SAE_OP_OPTIONAL_GUARDED,                                                       \
+      (const sae_work *w, float lr, float weight, float beta, const float *grad, float *z,         \
+       float *average, float *param, size_t count),                                                \
+      (w, lr, weight, beta, grad, z, average, param, count))
 
 /* All that compute. */
 #define SAE_BACKEND_OPERATIONS(X)                                                                  \
@@ -446,7 +464,8 @@ enum { /* bits: ask by need & SAE_OP_OPTIONAL, need & SAE_OP_GUARDED */
     SAE_BACKEND_SUMS(X)                                                                            \
     SAE_BACKEND_WEIGHTS(X)                                                                         \
     SAE_BACKEND_FUSED(X)                                                                           \
-    SAE_BACKEND_LAYERS(X)
+    SAE_BACKEND_LAYERS(X)                                                                          \
+    SAE_BACKEND_SKIP(X)
 
 #define SAEI_MEMBER(result, name, need, parameters, arguments) result(*name) parameters;
 struct sae_backend {

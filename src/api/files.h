@@ -62,7 +62,9 @@ struct sae_io {
     X(SAE_TRAINER_CROSSCODER, 10, SAE_ARCH_STANDARD_NEW, "crosscoder",                             \
       "CrossCoderTrainer", "CrossCoderTrainer")                                                    \
     X(SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 11, SAE_ARCH_BATCH_TOP_K, "batch_top_k_crosscoder",      \
-      "BatchTopKCrossCoderTrainer", "BatchTopKCrossCoderTrainer")
+      "BatchTopKCrossCoderTrainer", "BatchTopKCrossCoderTrainer")                                  \
+    X(SAE_TRAINER_SPARSIFY, 12, SAE_ARCH_TOP_K, "sparsify",                                        \
+      "SparsifyTrainer", "SparsifyTrainer")
 
 typedef enum sae_trainer_kind {
     SAE_TRAINER_DEFAULT = 0, /* SAE_TRAINER_TOP_K */

@@ -35,6 +35,12 @@ typedef enum sae_code_normalization {
     SAE_CODE_NONE,        /* 1 */
     SAE_CODE_DECOUPLED    /* n_li: each layer chooses apart (CROSSCODER: as CROSSCODER) */
 } sae_code_normalization;
+typedef enum sae_optimizer { /* SPARSIFY */
+    SAE_OPTIMIZER_DEFAULT = 0, /* SIGNUM */
+    SAE_OPTIMIZER_ADAM,        /* the rate goes up over lr_warmup_steps, then down to 0 at steps */
+    SAE_OPTIMIZER_SIGNUM       /* steps of lr by the gradient's signs, averaged free of a schedule:
+                                  the average is what is saved */
+} sae_optimizer;
 
 /* Hyperparameters under the reference's names. Zero means the reference's default, given after
    each; SAE_NONE switches a step count off; a negative number means 0 where 0 makes sense
@@ -48,7 +54,8 @@ typedef struct sae_trainer_desc {
     uint64_t steps;           /* required (sae_train fills it in) */
     uint64_t seed;
     double lr;                /* STANDARD* 1e-3, GATED 5e-5, GATED_ANNEAL 3e-4, P_ANNEAL 1e-3,
-                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5 */
+                                 TOP_K family 2e-4 / sqrt(m / 16384), JUMP_RELU 7e-5,
+                                 SPARSIFY as the TOP_K family, signum 5e-3 / sqrt(m / 16384) */
     uint64_t warmup_steps;           /* 1000 (steps / 10 in runs of at most 1000 steps); of lr */
     uint64_t decay_start;            /* none */
     uint64_t sparsity_warmup_steps;  /* 2000 (steps / 5 in runs of at most 2000 steps), where there
@@ -60,7 +67,7 @@ typedef struct sae_trainer_desc {
     size_t k;                        /* required */
     uint64_t k_anneal_steps;         /* none */
     double auxk_alpha;               /* 1/32 */
-    size_t top_k_aux;                /* d / 2 */
+    size_t top_k_aux;                /* output_dim / 2 */
     uint64_t dead_feature_threshold; /* 10000000 tokens; JUMP_RELU logs with it */
     double threshold_beta;           /* 0.999 */
     uint64_t threshold_start_step;   /* 1000 */
@@ -97,6 +104,18 @@ typedef struct sae_trainer_desc {
     bool use_mse_loss;               /* CROSSCODER: mean norm(e_l)^2 in place of mean norm(e_l) */
     size_t k_max;                    /* BATCH_TOP_K_CROSSCODER: k is k_max at first; default k */
     uint64_t k_annealing_steps;      /* none: k_max throughout; else how long until it is k */
+    /* transcoders: y_hat = W_dec f(x) + b_dec (+ W_skip x), compared with a target y [n,output_dim]
+       of each step. Any trainer. 1: yes, -1: no, 0: the default */
+    size_t output_dim;               /* activation_dim (sae_train: the target's width) */
+    int skip_connection;             /* no; W_skip [output_dim,activation_dim] starts at 0 */
+    int apply_b_dec_to_input;        /* f is of x - b_dec: as the class, no where output_dim is not
+                                        activation_dim */
+    /* SPARSIFY: a transcoder of one width by the rule of EleutherAI's sparsify: b_dec never leaves
+       the input, loss fvu = sum e^2 / sum (y - mean y)^2 of the batch */
+    sae_optimizer optimizer;         /* signum */
+    uint64_t lr_warmup_steps;        /* 1000; adam */
+    uint64_t k_decay_steps;          /* none: k comes down to k from min(dict_size, 10 d) */
+    int finetune;                    /* no: biases are set by the means of the first batch */
 } sae_trainer_desc;
 
 /* Sets every field left at 0 to its default, in place. activation_dim, dict_size and steps must be
@@ -144,8 +163,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                                       sae_trainer **out);
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
-/* One update on x [n,d], 1 <= n <= batch_size; target [n,d] is what x_hat is compared with (NULL:
-   x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+/* One update on x [n,d], 1 <= n <= batch_size; target [n,output_dim] is what x_hat is compared
+   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
    trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
@@ -177,6 +196,8 @@ typedef struct sae_stats {
     double resampled;              /* CROSSCODER with resample_steps: latents restarted after it */
     double k_current_value;        /* BATCH_TOP_K_CROSSCODER: the k of that update */
     double running_deads;          /* likewise: dead_features under its program's name */
+    double fvu;                    /* SPARSIFY: share of the variance left unexplained */
+    double k;                      /* SPARSIFY: of that update */
 } sae_stats;
 SAE_API sae_result sae_trainer_stats(sae_trainer *trainer, sae_stats *out);
 
@@ -248,6 +269,8 @@ typedef struct sae_source_desc {
     sae_result (*rewind)(void *user);   /* NULL: cannot be rewound */
     bool has_target;                    /* read fills target too */
     void *user;
+    size_t target_dim;                  /* of the target where it is as dim of the input; default:
+                                           dim, of .npy and .safetensors what they say */
 } sae_source_desc;
 
 typedef struct sae_buffer_desc {
@@ -282,6 +305,7 @@ SAE_API sae_result sae_buffer_rewind(sae_buffer *buffer);
 /* What the source holds, which files say by themselves: the width of a row, and how many rows there
    are (0: not known, of read). */
 SAE_API size_t sae_buffer_dim(const sae_buffer *buffer);
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *buffer); /* 0: there is no target */
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *buffer);
 
 /* ==== >>api: the training loop ================================================================ */

@@ -124,7 +124,7 @@ SAEI_INLINE void saei_philox(const uint32_t counter[4], const uint32_t key[2],
 /* Streams keep draws for different purposes apart under one seed. */
 enum {
     SAEI_STREAM_INIT = 1, SAEI_STREAM_SHUFFLE = 2, SAEI_STREAM_RESAMPLE = 3,
-    SAEI_STREAM_INIT_BIAS = 4
+    SAEI_STREAM_INIT_BIAS = 4, SAEI_STREAM_INIT_ENCODER = 5
 };
 
 /* Block `block` of a stream under a seed: draws 2 block and 2 block + 1. */

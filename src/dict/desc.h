@@ -57,6 +57,15 @@ static bool saei_is_plain(const sae_dictionary_desc *desc) {
            && desc->arch != SAE_ARCH_MATCHING_PURSUIT;
 }
 
+/* One of those classes, or a transcoder that a state_dict of the class says: with an output of
+   another width, a skip connection, another input of the encoder. */
+static bool saei_is_state_dict(const sae_dictionary_desc *desc) {
+    sae_dictionary_desc plain = *desc;
+    plain.output_dim = 0;
+    plain.skip = plain.no_b_dec_subtraction = plain.subtract_b_dec = false;
+    return saei_is_plain(&plain) && !desc->output_normalized;
+}
+
 /* The variations of desc that its class does not have. */
 static sae_result saei_variations_check(const sae_context *ctx, const char *who,
                                         const sae_dictionary_desc *desc) {

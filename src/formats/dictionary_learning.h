@@ -45,6 +45,7 @@ static bool saei_dl_fits(saei_draft *draft, const saei_layout *layout) {
             saei_draft_must(draft, name, slot, "bias", slot);
         else saei_draft_must(draft, name, slot, NULL, slot);
     }
+    draft->desc.skip = saei_draft_may(draft, "W_skip", SAEI_SLOT_W_SKIP) != NULL;
     return saei_draft_fits(draft);
 }
 
@@ -161,6 +162,47 @@ static bool saei_dl_is_untagged(const saei_draft *draft) {
            && strncmp(saei_path_base(load->file), "ae", 2) != 0;
 }
 
+/* Whether b_dec is as wide as the decoder: a transcoder of another width, not a damaged file. */
+static bool saei_dl_wide_bias(const saei_draft *draft) {
+    for (size_t k = 0; k < draft->count; k++) {
+        const sae_tensor *t = draft->keys[k].tensor;
+        if (draft->keys[k].slot == SAEI_SLOT_B_DEC && t)
+            return t->ndim == 1 && t->shape[0] == draft->desc.output_dim;
+    }
+    return false;
+}
+
+/* What a transcoder's config says beyond the class's. Without one, or of another width, the tensors
+   say it: b_dec is not taken from an input of another width. */
+static sae_result saei_dl_transcoder(saei_draft *draft) {
+    const saei_load *load = draft->load;
+    sae_dictionary_desc *desc = &draft->desc;
+    size_t out = 0;
+    bool apply, skip = desc->skip;
+    SAEI_TRY(saei_config_size(load, "output_dim", &out));
+    if (out && out != desc->output_dim)
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "the decoder gives %zu, output_dim in "
+                              "config.json is %zu", desc->output_dim, out);
+    if (!out && (load->config || !desc->skip) && desc->output_dim != desc->activation_dim
+        && !saei_dl_wide_bias(draft))
+        desc->output_dim = 0;
+    if (desc->output_dim == desc->activation_dim) desc->output_dim = 0;
+    SAEI_TRY(saei_config_bool(load, "skip_connection", &skip));
+    if (skip != desc->skip)
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "skip_connection in config.json is %s, and "
+                              "there is %s W_skip", skip ? "true" : "false",
+                              desc->skip ? "a" : "no");
+    apply = !desc->output_dim && saei_subtracts(desc);
+    SAEI_TRY(saei_config_bool(load, "apply_b_dec_to_input", &apply));
+    if (apply && (desc->output_dim || desc->arch == SAE_ARCH_STANDARD_NEW))
+        return saei_load_fail(load, SAE_ERR_MISMATCH, "apply_b_dec_to_input in config.json is "
+                              "true, allowed where output_dim is activation_dim, with a class that "
+                              "takes b_dec from its input");
+    desc->subtract_b_dec = apply && desc->arch == SAE_ARCH_JUMP_RELU;
+    desc->no_b_dec_subtraction = !apply && saei_subtracts(desc);
+    return SAE_OK;
+}
+
 /* The desc of the dictionary. */
 static sae_result saei_dl_desc(saei_draft *draft) {
     const saei_load *load = draft->load;
@@ -176,7 +218,7 @@ static sae_result saei_dl_desc(saei_draft *draft) {
                                   "config.json");
     }
     SAEI_TRY(saei_draft_sizes(draft));
-    desc->output_dim = 0;
+    SAEI_TRY(saei_dl_transcoder(draft));
     if ((d && d != desc->activation_dim) || (m && m != desc->dict_size))
         return saei_load_fail(load, SAE_ERR_MISMATCH, "activation_dim is %zu and dict_size %zu, in "
                               "config.json %zu and %zu", desc->activation_dim, desc->dict_size, d,

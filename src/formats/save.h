@@ -197,18 +197,33 @@ static sae_result saei_save_crosscoder(const sae_dictionary *dict, const char *n
                           size);
 }
 
-/* The reference's state_dict. */
+/* The reference's state_dict, with W_skip; whether b_dec is taken from the input stands beside
+   it. */
+static sae_result saei_save_state_dict(const sae_dictionary *dict, const char *name, void **data,
+                                       size_t *size) {
+    const saei_layout *layout = saei_layout_of(dict->desc.arch);
+    saei_key keys[SAEI_MAX_KEYS];
+    size_t count = layout->count;
+    if (dict->code) return saei_save_crosscoder(dict, name, data, size);
+    memcpy(keys, layout->keys, count * sizeof *keys);
+    if (dict->desc.skip) {
+        keys[count].name = "W_skip";
+        keys[count++].slot = SAEI_SLOT_W_SKIP;
+    }
+    return saei_save_keys(dict, name, keys, count, data, size);
+}
+
+/* The same where it says all. */
 static sae_result saei_save_all(const sae_dictionary *dict, const char *who, const char *name,
                                 void **data, size_t *size) {
-    const saei_layout *layout;
-    if (dict->code) return saei_save_crosscoder(dict, name, data, size);
-    if (!saei_is_plain(&dict->desc) || dict->desc.subtract_b_dec)
+    bool wide = dict->desc.output_dim != dict->desc.activation_dim;
+    if (!dict->code && (!saei_is_state_dict(&dict->desc) || dict->desc.subtract_b_dec
+                        || (dict->desc.no_b_dec_subtraction && !wide)))
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "%s: the dictionary is %s with variations (or subtract_b_dec), which the "
                          "reference's state_dict cannot say; sae_dictionary_export writes it in "
                          "other forms", who, sae_arch_name(dict->desc.arch));
-    layout = saei_layout_of(dict->desc.arch);
-    return saei_save_keys(dict, name, layout->keys, layout->count, data, size);
+    return saei_save_state_dict(dict, name, data, size);
 }
 
 SAE_API sae_result sae_dictionary_save(const sae_dictionary *dict, const char *path) {

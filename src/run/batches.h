@@ -38,7 +38,7 @@ static sae_result saei_buffer_not_finite(const sae_buffer *b, size_t stream, uin
 /* Appends rows from read; *got 0 at the end of its data. */
 static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
     const sae_source_desc *source = &b->desc.source;
-    size_t want = saei_min(room, b->desc.batch_size), bytes = source->dim * sizeof(float);
+    size_t want = saei_min(room, b->desc.batch_size);
     int64_t n = source->read(source->user, b->out[0], b->num_streams == 2 ? b->out[1] : NULL, want);
     if (n < 0) {
         if (n < (int64_t)SAE_ERR_BACKEND)
@@ -52,8 +52,8 @@ static sae_result saei_buffer_call(sae_buffer *b, size_t room, size_t *got) {
                          "were %zu", (long long)n, want);
     *got = (size_t)n;
     for (size_t s = 0; s < b->num_streams; s++)
-        for (size_t i = 0; i < *got; i++)
-            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * source->dim, bytes);
+        for (size_t i = 0, dim = b->stream[s].dim; i < *got; i++)
+            memcpy(saei_buffer_held(b, s, b->count + i), b->out[s] + i * dim, dim * sizeof(float));
     return SAE_OK;
 }
 
@@ -191,18 +191,18 @@ typedef struct saei_gather {
 static void saei_gather_part(void *arg, size_t part) {
     const saei_gather *g = (const saei_gather *)arg;
     sae_buffer *b = g->buffer;
-    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n), dim = b->stream[0].dim;
+    size_t end = saei_part_end(part, SAEI_GATHER_ROWS, g->n);
     bool good = true;
     for (size_t i = part * SAEI_GATHER_ROWS; i < end; i++)
         for (size_t s = 0; s < b->num_streams; s++)
-            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
-                                    b->out[s] + i * dim);
+            good &= saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype,
+                                    b->stream[s].dim, b->out[s] + i * b->stream[s].dim);
     b->bad[part] = !good;
 }
 
 SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float **target,
                                    size_t *n) {
-    size_t take, parts, dim;
+    size_t take, parts;
     saei_gather gather;
     if (!b) return SAE_ERR_INVALID;
     if (!x || !n) return saei_fail(b->ctx, SAE_ERR_INVALID, "sae_buffer_next: x or n is NULL");
@@ -217,12 +217,11 @@ SAE_API sae_result sae_buffer_next(sae_buffer *b, const float **x, const float *
     gather.n = take;
     parts = saei_ceil_div(take, SAEI_GATHER_ROWS);
     saei_parallel(b->ctx, parts, saei_gather_part, &gather);
-    dim = b->stream[0].dim;
     for (size_t i = 0; i < take; i++) {
         if (!b->bad[i / SAEI_GATHER_ROWS]) continue;
         for (size_t s = 0; s < b->num_streams; s++)
-            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype, dim,
-                                 b->out[s]))
+            if (!saei_row_to_f32(saei_buffer_held(b, s, b->cursor + i), b->stream[s].dtype,
+                                 b->stream[s].dim, b->out[s]))
                 return saei_buffer_not_finite(b, s, b->id[b->cursor + i]);
     }
     b->cursor += take;

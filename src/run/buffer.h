@@ -265,6 +265,7 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_source_desc *source = &b->desc.source;
     saei_stream *x = &b->stream[0], *y = &b->stream[1];
+    sae_source_desc target;
     if ((source->data != NULL) + (source->num_files != 0) + (source->read != NULL) != 1
         || (source->num_files && !source->files)
         || (source->num_target_files && !source->target_files))
@@ -280,30 +281,34 @@ static sae_result saei_buffer_open_source(sae_buffer *b) {
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
                                 "dtype is %d (%s), allowed are F32, F16, BF16", (int)source->dtype,
                                 sae_dtype_name(source->dtype));
+    target = *source; /* as the target is read */
+    if (source->target_dim) target.dim = source->target_dim;
     b->num_streams = source->target || source->num_target_files || source->has_target ? 2 : 1;
     if (source->read) {
         if (!source->dim)
             return saei_buffer_fail(ctx, SAE_ERR_INVALID, "dim is 0, with read it must be given");
-        x->dim = y->dim = source->dim;
+        x->dim = source->dim;
+        y->dim = target.dim;
         x->dtype = y->dtype = SAE_F32;
         if (!source->rewind) b->desc.single_pass = true;
         return SAE_OK;
     }
     if (source->data) {
         SAEI_TRY(saei_stream_memory(ctx, source, source->data, x));
-        if (source->target) SAEI_TRY(saei_stream_memory(ctx, source, source->target, y));
+        if (source->target) SAEI_TRY(saei_stream_memory(ctx, &target, source->target, y));
     } else {
         SAEI_TRY(saei_stream_files(ctx, source, source->files, source->num_files, x));
         if (source->num_target_files)
-            SAEI_TRY(saei_stream_files(ctx, source, source->target_files,
+            SAEI_TRY(saei_stream_files(ctx, &target, source->target_files,
                                        source->num_target_files, y));
     }
     b->source_rows = x->rows;
     if (!x->rows)
         return saei_buffer_fail(ctx, SAE_ERR_INVALID, "the source has no rows");
-    if (b->num_streams == 2 && (y->rows != x->rows || y->dim != x->dim))
+    if (b->num_streams == 2 && y->rows != x->rows)
         return saei_buffer_fail(ctx, SAE_ERR_MISMATCH,
-                                "the input is [%llu,%zu], the target [%llu,%zu]; they must agree",
+                                "the input is [%llu,%zu], the target [%llu,%zu]; their rows "
+                                "must agree",
                                 (unsigned long long)x->rows, x->dim, (unsigned long long)y->rows,
                                 y->dim);
     return SAE_OK;
@@ -314,7 +319,10 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     sae_context *ctx = b->ctx;
     sae_buffer_desc *d = &b->desc;
     size_t dim = b->stream[0].dim, row = 0, twice, size;
-    for (size_t s = 0; s < b->num_streams; s++) row += dim * sae_dtype_size(b->stream[s].dtype);
+    for (size_t s = 0; s < b->num_streams; s++) {
+        dim = saei_max(dim, b->stream[s].dim);
+        row += b->stream[s].dim * sae_dtype_size(b->stream[s].dtype);
+    }
     if (!saei_mul(d->batch_size, 2, &twice) || !saei_mul(twice, dim, &size)
         || !saei_mul(size, 4 * sizeof(float), &size))
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
@@ -332,9 +340,9 @@ static sae_result saei_buffer_plan(sae_buffer *b) {
     }
     d->rows = b->capacity;
     for (size_t s = 0; s < b->num_streams; s++) {
-        size = dim * sae_dtype_size(b->stream[s].dtype);
+        size = b->stream[s].dim * sae_dtype_size(b->stream[s].dtype);
         b->held[s] = (unsigned char *)saei_alloc(ctx, b->capacity, size);
-        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * dim, sizeof(float));
+        b->out[s] = (float *)saei_alloc(ctx, d->batch_size * b->stream[s].dim, sizeof(float));
         if (!b->held[s] || !b->out[s]) break;
     }
     b->id = (uint64_t *)saei_alloc(ctx, b->capacity, sizeof *b->id);
@@ -357,7 +365,7 @@ static sae_result saei_buffer_init(sae_buffer *b, bool clamp) {
     if (!d->batch_size) d->batch_size = 2048;
     if (!d->heads) d->heads = 1;
     SAEI_TRY(saei_buffer_open_source(b));
-    if (b->stream[0].dim % d->heads)
+    if (b->stream[0].dim % d->heads || b->stream[b->num_streams - 1].dim % d->heads)
         return saei_buffer_fail(ctx, SAE_ERR_INVALID,
                                 "heads is %zu, which does not divide the rows' %zu", d->heads,
                                 b->stream[0].dim);
@@ -423,4 +431,7 @@ SAE_API void sae_buffer_destroy(sae_buffer *b) {
 }
 
 SAE_API size_t sae_buffer_dim(const sae_buffer *b) { return b ? b->stream[0].dim : 0; }
+SAE_API size_t sae_buffer_target_dim(const sae_buffer *b) {
+    return b && b->num_streams == 2 ? b->stream[1].dim : 0;
+}
 SAE_API uint64_t sae_buffer_source_rows(const sae_buffer *b) { return b ? b->source_rows : 0; }

@@ -12,7 +12,7 @@ struct sae_training {
     const char *who;          /* the public function that messages name */
     sae_train_desc desc;      /* save_dir, io and save_steps are copies, trainers is NULL */
     sae_buffer *buffer;
-    size_t num_trainers, dim; /* dim of one trainer's rows */
+    size_t num_trainers, dim, target_dim; /* dims of one trainer's rows */
     sae_trainer **trainers;
     char **folders;           /* of each trainer; NULL without save_dir */
     char *backup;             /* path of the backup; NULL without save_dir */
@@ -120,6 +120,7 @@ static sae_result saei_loop_copy(sae_training *l, const sae_train_desc *from) {
 
 static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc d) {
     const sae_buffer_desc *b = &l->buffer->desc;
+    size_t width = l->target_dim ? l->target_dim : l->dim;
     if (!d.activation_dim) d.activation_dim = l->dim;
     if (!d.batch_size) d.batch_size = b->batch_size;
     if (!d.steps) d.steps = l->desc.steps;
@@ -127,6 +128,11 @@ static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc 
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                          "%s: activation_dim of trainer %zu is %zu, the data has rows of %zu",
                          l->who, i, d.activation_dim, l->dim);
+    if (!d.output_dim) d.output_dim = width;
+    if (d.output_dim != width)
+        return saei_fail(l->ctx, SAE_ERR_MISMATCH,
+                         "%s: output_dim of trainer %zu is %zu, the %s has rows of %zu", l->who, i,
+                         d.output_dim, l->target_dim ? "target" : "data", width);
     if (d.batch_size < b->batch_size)
         return saei_fail(l->ctx, SAE_ERR_MISMATCH,
                          "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
@@ -161,6 +167,7 @@ static sae_result saei_loop_open(sae_training *l, const sae_train_desc *desc) {
     SAEI_TRY(saei_loop_copy(l, desc));
     SAEI_TRY(sae_buffer_create(l->ctx, &desc->buffer, &l->buffer));
     l->dim = sae_buffer_dim(l->buffer) / l->buffer->desc.heads;
+    l->target_dim = sae_buffer_target_dim(l->buffer) / l->buffer->desc.heads;
     l->trainers = (sae_trainer **)saei_calloc(l->ctx, n, sizeof *l->trainers);
     l->tensors = (sae_tensor *)saei_calloc(l->ctx, most, sizeof *l->tensors);
     l->names = (char(*)[96])saei_calloc(l->ctx, most, sizeof *l->names);

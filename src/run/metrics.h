@@ -34,6 +34,9 @@ static sae_result saei_evaluate_plan(saei_evaluator *v) {
     v->d = dict->desc.activation_dim;
     v->out = saei_output_dim(&dict->desc);
     v->m = sae_dictionary_num_latents(dict);
+    if (!v->targets && v->buffer->num_streams == 2 && v->buffer->stream[1].dim != v->out)
+        return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the target has rows of %zu, the "
+                         "dictionary gives %zu", v->buffer->stream[1].dim, v->out);
     if (sae_buffer_dim(v->buffer) != v->d)
         return saei_fail(v->ctx, SAE_ERR_MISMATCH, "sae_evaluate: the data has rows of %zu, the "
                          "dictionary takes %zu", sae_buffer_dim(v->buffer), v->d);
@@ -281,7 +284,8 @@ static sae_result saei_evaluate_targets(saei_evaluator *v, sae_buffer_desc *buff
     targets.source.data = source->target;
     targets.source.files = source->target_files;
     targets.source.num_files = source->num_target_files;
-    targets.source.dim = source->dim ? out : 0;
+    targets.source.dim = source->target_dim ? source->target_dim : source->dim ? out : 0;
+    source->target_dim = targets.source.target_dim = 0;
     source->target = targets.source.target = NULL;
     source->target_files = targets.source.target_files = NULL;
     source->num_target_files = targets.source.num_target_files = 0;

@@ -52,8 +52,10 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
     const sae_json *own, *steps, *print;
     saei_loop_found found = SAEI_LOOP_NOTHING;
     const sae_context quiet = saei_loop_quiet(l);
-    if (!saei_loop_exists(l, folder, "config.json") || !saei_loop_exists(l, folder, "ae.pt")
-        || !saei_loop_exists(l, folder, "ae.safetensors"))
+    if (!saei_loop_exists(l, folder, "config.json")
+        || (!saei_loop_exists(l, folder, "sae.safetensors")
+            && (!saei_loop_exists(l, folder, "ae.pt")
+                || !saei_loop_exists(l, folder, "ae.safetensors"))))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
     if (path && saei_json_load(&quiet, l->who, path, &root) == SAE_OK) {

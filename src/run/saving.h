@@ -4,17 +4,32 @@
 
 /* ==== >>loop: the folders of a run ============================================================ */
 
+/* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
+static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
+    sae_export_desc desc;
+    sae_result result = SAE_OK;
+    memset(&desc, 0, sizeof desc);
+    desc.format = SAE_FORMAT_SPARSIFY;
+    if (l->desc.normalize_activations)
+        result = sae_dictionary_scale_biases(dict, l->now.norm_factor);
+    if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
+    sae_dictionary_destroy(dict);
+    return result;
+}
+
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
                                  const char *second) {
     sae_dictionary *copy = NULL;
     sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), l->who, &copy);
     if (result != SAE_OK) return result;
+    if (sae_trainer_get_desc(l->trainers[i])->kind == SAE_TRAINER_SPARSIFY && second)
+        return saei_loop_export(l, copy, folder);
     if (l->desc.normalize_activations)
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
         char *path = saei_path_join(l->ctx, folder, k ? second : name);
-        if (path) result = sae_dictionary_save(copy, path);
+        if (path) result = saei_save_state_dict(copy, path, NULL, NULL);
         else result = saei_fail(l->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for the path %s/%s",
                                 l->who, folder, k ? second : name);
         saei_free(l->ctx, path);

@@ -62,15 +62,15 @@ static sae_result saei_loop_save_due(sae_training *l) {
 /* One update of every trainer on the next batch; with log, its stats are given to desc.log. */
 static sae_result saei_loop_update(sae_training *l, const float *x, const float *target, size_t n,
                                    bool log) {
-    size_t width = sae_buffer_dim(l->buffer);
     sae_stats stats;
     for (size_t i = 0; i < l->num_trainers; i++) {
-        size_t from = l->buffer->desc.heads > 1 ? i * l->dim : 0;
+        size_t head = l->buffer->desc.heads > 1 ? i : 0;
         sae_rows rows[2];
         memset(rows, 0, sizeof rows);
-        rows[0].data = x + from;
-        rows[1].data = target ? target + from : NULL;
-        rows[0].stride = rows[1].stride = width;
+        rows[0].data = x + head * l->dim;
+        rows[1].data = target ? target + head * l->target_dim : NULL;
+        rows[0].stride = sae_buffer_dim(l->buffer);
+        rows[1].stride = sae_buffer_target_dim(l->buffer);
         SAEI_TRY(saei_trainer_step_rows(l->trainers[i], rows, target ? rows + 1 : NULL, n,
                                         l->now.norm_factor));
     }

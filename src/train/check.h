@@ -161,6 +161,47 @@ static sae_result saei_code_check(const saei_check *c) {
     if ((c->scheme->traits & SAEI_TOP_K) && h->k > h->dict_size)
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: k is %zu, allowed are 1 to dict_size, %zu",
                          c->who, h->k, h->dict_size);
+    if (h->output_dim != h->activation_dim || h->skip_connection > 0 || h->apply_b_dec_to_input > 0)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, skip_connection %s, "
+                         "apply_b_dec_to_input %s: a crosscoder gives rows as wide as its input, "
+                         "%zu, without either", c->who, h->output_dim,
+                         h->skip_connection > 0 ? "true" : "false",
+                         h->apply_b_dec_to_input > 0 ? "true" : "false", h->activation_dim);
+    return SAE_OK;
+}
+
+/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+static sae_result saei_transcoder_check(const saei_check *c) {
+    const sae_trainer_desc *h = c->h;
+    if ((c->scheme->traits & SAEI_SPARSIFY)
+        && (h->output_dim != h->activation_dim || h->apply_b_dec_to_input > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: output_dim is %zu, activation_dim %zu, "
+                         "apply_b_dec_to_input %s: sparsify's transcoders give rows as wide as the "
+                         "input, from which b_dec is not taken", c->who, h->output_dim,
+                         h->activation_dim, h->apply_b_dec_to_input > 0 ? "true" : "false");
+    if (h->optimizer != SAE_OPTIMIZER_ADAM
+        && (h->optimizer != SAE_OPTIMIZER_SIGNUM || !(c->scheme->traits & SAEI_SPARSIFY)))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: optimizer is %d, allowed is %d (adam) and, "
+                         "with sparsify, %d (signum)", c->who, (int)h->optimizer,
+                         (int)SAE_OPTIMIZER_ADAM, (int)SAE_OPTIMIZER_SIGNUM);
+    if ((c->scheme->traits & SAEI_SPARSIFY) && h->optimizer == SAE_OPTIMIZER_ADAM
+        && saei_steps_of(h->lr_warmup_steps) >= h->steps && h->steps > 0)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: lr_warmup_steps is %llu, allowed with adam "
+                         "are 0 to steps - 1, %llu", c->who, (unsigned long long)h->lr_warmup_steps,
+                         (unsigned long long)h->steps - 1);
+    if (h->apply_b_dec_to_input > 0 && h->output_dim != h->activation_dim)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, and b_dec is "
+                         "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
+                         c->who, h->output_dim, h->activation_dim);
+    if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
+                         "never takes b_dec from its input", c->who);
+    if (saei_steps_of(h->resample_steps)
+        && (h->output_dim != h->activation_dim || h->skip_connection > 0))
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "
+                         "W_dec from the input: allowed where output_dim, %zu, is activation_dim, "
+                         "%zu, without a skip_connection", c->who,
+                         (unsigned long long)h->resample_steps, h->output_dim, h->activation_dim);
     return SAE_OK;
 }
 
@@ -191,6 +232,7 @@ static sae_result saei_desc_check(const sae_context *ctx, const char *who,
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: k is %zu; annealing it starts from "
                          "activation_dim, %zu, which must be larger", who, h->k,
                          h->activation_dim);
+    SAEI_TRY(saei_transcoder_check(&c));
     if (h->ghost_threshold != SAE_NONE && !h->reconstruction_norm)
         return saei_fail(ctx, SAE_ERR_INVALID, "%s: ghost_threshold is %llu, ghost gradients need "
                          "reconstruction_norm", who, (unsigned long long)h->ghost_threshold);

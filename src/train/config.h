@@ -163,6 +163,14 @@ static void saei_write_string(saei_text *t, const char *string) {
     else saei_text_add(t, "null");
 }
 
+static bool saei_switch_is_default(const sae_trainer_desc *desc, const saei_field *f) {
+    const int value = *(const int *)(const void *)((const char *)desc + f->offset);
+    bool apply = f->offset == SAEI_AT(apply_b_dec_to_input);
+    bool transcoder = desc->output_dim != desc->activation_dim || desc->skip_connection > 0;
+    if (f->offset == SAEI_AT(finetune)) return value <= 0;
+    return !value || (!transcoder && (value > 0) == (apply && saei_applies_b_dec(desc)));
+}
+
 /* The value of a field. With t NULL nothing is written; returns false for null, which readers take
    as they take a missing key. */
 static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const saei_field *f) {
@@ -195,6 +203,9 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
     case SAEI_FIELD_SPARSITY:
         if (desc->sparsity_function) string = saei_sparsity_names[desc->sparsity_function - 1];
         break;
+    case SAEI_FIELD_OPTIMIZER:
+        if (desc->optimizer) string = saei_optimizer_names[desc->optimizer - 1];
+        break;
     case SAEI_FIELD_NORM: string = desc->reconstruction_norm ? "norm" : NULL; break;
     case SAEI_FIELD_LIST:
     case SAEI_FIELD_GROUP_SIZES:
@@ -210,8 +221,15 @@ static bool saei_write_field(saei_text *t, const sae_trainer_desc *desc, const s
         saei_number_text(x < 0 ? 0 : x, number);
         if (t) saei_text_add(t, "%s", number);
         return true;
+    case SAEI_FIELD_SWITCH: /* none where readers find the same without it */
+        if (saei_switch_is_default(desc, f)) break;
+        if (t) saei_text_add(t, "%s", *(const int *)at > 0 ? "true" : "false");
+        return true;
     case SAEI_FIELD_SIZE:
     case SAEI_FIELD_STEPS:
+        if (f->offset == SAEI_AT(output_dim) && desc->output_dim == desc->activation_dim
+            && desc->skip_connection <= 0)
+            break;
         whole = f->type == SAEI_FIELD_SIZE ? *(const size_t *)at : *(const uint64_t *)at;
         if (f->offset == SAEI_AT(activation_dim) && saei_config_layers(desc))
             whole /= desc->num_layers;
@@ -283,6 +301,8 @@ static void saei_trainer_settings(saei_text *t, size_t index, const sae_trainer_
         case SAEI_FIELD_NORM: whole = desc->reconstruction_norm; break;
         case SAEI_FIELD_CODE: whole = desc->code_normalization; break;
         case SAEI_FIELD_FLAG: whole = *(const bool *)at; break;
+        case SAEI_FIELD_OPTIMIZER: whole = desc->optimizer; break;
+        case SAEI_FIELD_SWITCH: whole = *(const int *)at > 0; break;
         case SAEI_FIELD_SIZE: whole = *(const size_t *)at; break;
         case SAEI_FIELD_STEPS: whole = *(const uint64_t *)at; break;
         case SAEI_FIELD_REAL:

@@ -24,6 +24,7 @@ static bool saei_params_make(sae_trainer *t, saei_params *p) {
     p->thresholds = shape.thresholds;
     p->mean = shape.mean;
     p->scale = shape.scale;
+    p->W_skip = shape.W_skip;
     return true;
 }
 
@@ -77,29 +78,39 @@ static bool saei_index_make(sae_trainer *t, size_t stride, size_t values) {
 /* Everything a step will need. */
 static bool saei_trainer_memory(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t m = saei_align16(h->dict_size), rows, scratch, stride, apart, aux = 0;
+    size_t m = saei_align16(h->dict_size), rows, outs, scratch, stride, apart, aux = 0;
     bool gated = h->arch == SAE_ARCH_GATED, jump = h->arch == SAE_ARCH_JUMP_RELU, ok;
     bool ghost = h->ghost_threshold != SAE_NONE, each_row = saei_has_trait(t, SAEI_EACH_ROW);
-    if (!saei_mul(h->batch_size, t->view.ld, &rows)) return false;
+    if (!saei_mul(h->batch_size, t->view.ld, &rows)
+        || !saei_mul(h->batch_size, t->view.ld_out, &outs))
+        return false;
     stride = h->dict_size;
     if (each_row) {
         stride = saei_steps_of(h->k_anneal_steps) ? saei_max(h->k, h->activation_dim) : h->k;
+        if (saei_has_trait(t, SAEI_SPARSIFY) && saei_steps_of(h->k_decay_steps))
+            stride = saei_max(h->k, saei_min(h->dict_size, 10 * h->activation_dim));
         stride = saei_min(stride, h->dict_size);
     }
     if (saei_has_trait(t, SAEI_AUXK) && saei_number_of(h->auxk_alpha) > 0)
         aux = saei_min(h->top_k_aux, h->dict_size);
     if (ghost) aux = h->dict_size;
     t->w.shape.k = each_row ? saei_max(stride, aux) : aux;
+    t->out = t->w;
+    t->out.shape.d = t->desc.output_dim;
+    t->out.shape.ld = t->view.ld_out;
     scratch = t->ops->scratch_bytes(&t->w, &t->w.shape);
+    if (t->view.ld_out != t->view.ld)
+        scratch = saei_max(scratch, t->ops->scratch_bytes(&t->out, &t->out.shape));
     if (scratch == SIZE_MAX) return false;
-    t->w.scratch = saei_device(t, scratch, 1);
+    t->w.scratch = t->out.scratch = saei_device(t, scratch, 1);
     ok = t->w.scratch && saei_params_make(t, &t->param) && saei_params_make(t, &t->grad)
          && saei_params_make(t, &t->second);
     if (ok && t->adam.beta1 > 0) ok = saei_params_make(t, &t->first);
     t->x = (float *)saei_device(t, rows, sizeof(float));
-    t->target = (float *)saei_device(t, rows, sizeof(float));
-    t->e = (float *)saei_device(t, rows, sizeof(float));
-    t->r = (float *)saei_device(t, rows, sizeof(float));
+    t->target = (float *)saei_device(t, outs, sizeof(float));
+    t->e = (float *)saei_device(t, outs, sizeof(float));
+    t->r = (float *)saei_device(t, outs, sizeof(float));
+    t->fit = t->view.desc.skip ? (float *)saei_device(t, outs, sizeof(float)) : t->x;
     t->xc = saei_subtracts(&t->view.desc) ? (float *)saei_device(t, rows, sizeof(float)) : t->x;
     t->since = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
     t->list = (uint32_t *)saei_device(t, m, sizeof(uint32_t));
@@ -110,18 +121,18 @@ static bool saei_trainer_memory(sae_trainer *t) {
     t->threshold = (float *)saei_device(t, 2, sizeof(float));
     t->scalars = (double *)saei_device(t, SAEI_S_COUNT, sizeof(double));
     t->queue = (double *)saei_device(t, 2 * h->sparsity_queue_length, sizeof(double));
-    if (t->ops->catch_up && t->ops->adam_rows && !saei_has_trait(t, SAEI_WEIGHTED)
-        && !saei_has_trait(t, SAEI_LAYERS)) {
+    if (t->ops->catch_up && t->ops->adam_rows
+        && saei_has_trait(t, SAEI_CONSTRAINED | SAEI_UNIT)) {
         t->lazy.applied = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.last_active = (uint64_t *)saei_device(t, m, sizeof(uint64_t));
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->xc && t->since && t->list && t->list_count
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
          && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
-        t->groups = saei_mul(rows, h->num_groups, &all)
+        t->groups = saei_mul(outs, h->num_groups, &all)
                         ? (float *)saei_device(t, all, sizeof(float))
                         : NULL;
         ok = t->groups != NULL;
@@ -164,6 +175,12 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     out->dict_size = h->dict_size;
     out->seed = h->seed;
     if (traits & SAEI_LAYERS) saei_crosscoder_desc(h, out);
+    else {
+        if (h->output_dim != h->activation_dim) out->output_dim = h->output_dim;
+        out->skip = h->skip_connection > 0;
+        out->subtract_b_dec = h->arch == SAE_ARCH_JUMP_RELU && h->apply_b_dec_to_input > 0;
+        out->no_b_dec_subtraction = h->apply_b_dec_to_input < 0 && saei_subtracts(out);
+    }
     if (!(traits & SAEI_TOP_K)) return;
     out->k = h->k;
     if (!(traits & SAEI_NESTED)) return;
@@ -177,9 +194,52 @@ static void saei_trainer_dictionary_desc(const sae_trainer_desc *h, sae_dictiona
     }
 }
 
+/* Whether init's tensors are those of the trainer's dictionary. In a state_dict a transcoder's
+   looks the same whether b_dec is subtracted or not. */
+static bool saei_is_start(const sae_dictionary *from, const sae_dictionary_desc *want) {
+    sae_dictionary_desc desc = from->desc;
+    bool file = from->origin.format == SAE_FORMAT_DICTIONARY_LEARNING;
+    if (desc.arch != want->arch || desc.skip != want->skip || !saei_is_state_dict(&desc))
+        return false;
+    return file || (desc.no_b_dec_subtraction == want->no_b_dec_subtraction
+                    && desc.subtract_b_dec == want->subtract_b_dec);
+}
+
+/* Where a transcoder starts: rows of W_enc and of W_dec random unit vectors, biases 0; sparsify's:
+   W_enc uniform in +- 1 / sqrt(d), all else 0. */
+static void saei_transcoder_begin(sae_dictionary *dict, unsigned traits) {
+    const sae_dictionary_desc *h = &dict->desc;
+    saei_random random = saei_random_of(h->seed, SAEI_STREAM_INIT_ENCODER);
+    memset(dict->b_enc, 0, h->dict_size * sizeof *dict->b_enc);
+    for (size_t i = 0; (traits & SAEI_SPARSIFY) && i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld;
+        double width = 1 / sqrt((double)h->activation_dim);
+        memset(dict->W_dec + i * dict->ld_out, 0, dict->ld_out * sizeof(float));
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)(width * (2 * saei_random_uniform(
+                                              &random, (uint64_t)i * h->activation_dim + c) - 1));
+    }
+    if (traits & SAEI_SPARSIFY) return;
+    for (size_t i = 0; i < h->dict_size; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out, norm;
+        for (size_t c = 0; c < h->activation_dim; c++)
+            enc[c] = (float)saei_random_normal(&random, (uint64_t)i * h->activation_dim + c);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld, enc, enc));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld, enc, norm, enc);
+        norm = (float)sqrt(dict->ctx->kernels->dot(dict->ld_out, dec, dec));
+        if (norm > 0) dict->ctx->kernels->divide(dict->ld_out, dec, norm, dec);
+    }
+}
+
+/* The parameters that are handed out: signum's are an average. */
+static float *saei_trained(const sae_trainer *t) {
+    return t->desc.optimizer == SAE_OPTIMIZER_SIGNUM ? t->second.all : t->param.all;
+}
+
 /* The start: init's tensors, or the class's own. */
 static sae_result saei_trainer_start(sae_trainer *t) {
     const sae_dictionary_desc *want = &t->view.desc;
+    const sae_trainer_desc *h = &t->desc;
     sae_dictionary *from = NULL;
     const double none = -1; /* auxk: no dead latents so far */
     if (saei_has_trait(t, SAEI_LAYERS)) SAEI_TRY(saei_crosscoder_start(t, &from));
@@ -190,8 +250,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         load.k = want->k;
         load.raw = true;
         SAEI_TRY(sae_dictionary_load(t->ctx, &load, t->desc.init, &from));
-        if (from->desc.arch != want->arch || !saei_is_plain(&from->desc)
-            || from->desc.subtract_b_dec != want->subtract_b_dec) {
+        if (!saei_is_start(from, want)) {
             sae_result result = saei_fail(t->ctx, SAE_ERR_MISMATCH,
                                           "sae_trainer_create: init is %s, "
                                           "which holds %s%s; the trainer has %s",
@@ -202,6 +261,7 @@ static sae_result saei_trainer_start(sae_trainer *t) {
             return result;
         }
         if (from->desc.activation_dim != want->activation_dim
+            || from->desc.output_dim != want->output_dim
             || from->desc.dict_size != want->dict_size || from->desc.num_groups != want->num_groups
             || memcmp(from->desc.group_sizes, want->group_sizes, sizeof want->group_sizes)) {
             char has[64] = "", wants[96] = "";
@@ -214,11 +274,20 @@ static sae_result saei_trainer_start(sae_trainer *t) {
                 t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s holds %zu latents of %zu "
                 "dimensions%s, the trainer has %zu of %zu%s", t->desc.init, from->desc.dict_size,
                 from->desc.activation_dim, has, want->dict_size, want->activation_dim, wants);
+            if (from->desc.output_dim != want->output_dim)
+                result = saei_fail(
+                    t->ctx, SAE_ERR_MISMATCH, "sae_trainer_create: %s gives rows of %zu, "
+                    "output_dim is %zu", t->desc.init, from->desc.output_dim, want->output_dim);
             sae_dictionary_destroy(from);
             return result;
         }
-    } else SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+    } else {
+        SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
+        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
+    }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
+    if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
+        t->ops->upload(&t->w, t->second.all, from->params, from->num_params * sizeof(float));
     t->ops->upload(&t->w, t->threshold, &from->threshold, sizeof(float));
     t->ops->upload(&t->w, t->scalars + SAEI_S_PRE_NORM, &none, sizeof none);
     t->view.threshold = from->threshold;
@@ -262,6 +331,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->view.desc.output_dim = saei_output_dim(shape);
     t->view.desc.layers = saei_layers(shape);
     t->view.ld = t->w.shape.ld;
+    t->view.ld_out = saei_align16(h->output_dim);
     t->view.num_params = saei_param_count(shape);
     t->view.rule = saei_has_trait(t, SAEI_EACH_ROW) ? SAE_RULE_TOP_K
                    : saei_has_trait(t, SAEI_TOP_K)  ? SAE_RULE_THRESHOLD
@@ -279,7 +349,7 @@ static void saei_trainer_init(sae_trainer *t, sae_context *ctx, const sae_traine
     t->adam.beta1 = t->scheme->beta1;
     t->adam.beta2 = 0.999;
     t->adam.eps = 1e-8;
-    t->now.k = (double)h->k;
+    t->now.k = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_k(h, 0) : (double)h->k;
     t->now.p = h->p_start;
     t->now.next_p = -1;
     t->now.sparsity_coeff = saei_number_of(h->initial_sparsity_penalty);
@@ -309,6 +379,14 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
     SAEI_TRY(saei_crosscoder_backend(ctx, who, h.kind));
+    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY)
+        && !saei_backend_of(ctx)->skip)
+        return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so "
+                         "it trains transcoders whose output is as wide as the input, without a "
+                         "skip connection and not sparsify's; the CPU trains all", who,
+                         h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
+                         sae_trainer_name(h.kind), saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
     if (!t) return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for a trainer", who);
     saei_trainer_init(t, ctx, &h, &shape);
@@ -334,7 +412,7 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
                          desc ? "out" : "desc");
     SAEI_TRY(saei_trainer_make(ctx, "sae_trainer_create", desc, false, &t));
     result = saei_trainer_start(t);
-    saei_dictionary_place(&t->view, t->ops->host_memory ? t->param.all : (float *)t->host[0]);
+    saei_dictionary_place(&t->view, t->ops->host_memory ? saei_trained(t) : (float *)t->host[0]);
     if (result == SAE_OK) result = t->ops->status(&t->w);
     if (result == SAE_OK) *out = t;
     else sae_trainer_destroy(t);

@@ -8,7 +8,7 @@
 /* Before rows of W_dec are read: those of the latents in code, or of all (NULL). */
 static void saei_catch_up(sae_trainer *t, const sae_code *code) {
     if (t->lazy.enabled)
-        t->ops->catch_up(&t->w, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
+        t->ops->catch_up(&t->out, code, &t->lazy, t->desc.dict_size, t->param.W_dec, t->first.W_dec,
                          t->second.W_dec);
 }
 
@@ -64,15 +64,22 @@ static void saei_sums(sae_trainer *t, size_t which, float *out) {
    db_enc = sum dL/dp. */
 static void saei_latent_grads(sae_trainer *t, const float *e, float alpha, bool add) {
     size_t m = t->desc.dict_size;
-    t->ops->latent_rows(&t->w, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
+    t->ops->latent_rows(&t->out, &t->index, 0, e, 0, m, alpha, add, t->grad.W_dec);
     t->ops->latent_rows(&t->w, &t->index, 1, t->xc, 0, m, 1, add, t->grad.W_enc);
     t->ops->latent_sums(&t->w, &t->index, 1, add, t->grad.b_enc);
+}
+
+/* What is added to x_hat beside the latents: b_dec and W_skip x. */
+static void saei_output_grad(sae_trainer *t, const float *e, float alpha) {
+    t->ops->column_sums(&t->out, e, t->n, alpha, t->grad.b_dec);
+    if (t->param.W_skip)
+        t->ops->skip_grad(&t->w, t->x, e, t->n, t->view.desc.output_dim, alpha, t->grad.W_skip);
 }
 
 /* b_dec is added to x_hat and, in most classes, subtracted from the encoder's input:
    db_dec = alpha sum e - sum_i (sum dL/dp_i) W_enc_i. */
 static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const float *dp_sums) {
-    t->ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    saei_output_grad(t, e, alpha);
     if (saei_subtracts(&t->view.desc))
         t->ops->weighted_sum(&t->w, t->param.W_enc, dp_sums, t->desc.dict_size, -1, t->grad.b_dec);
 }
@@ -81,7 +88,7 @@ static void saei_bias_grad(sae_trainer *t, const float *e, float alpha, const fl
    not positive. */
 static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, const float *relu_of,
                              float *e, double *loss, float *grad) {
-    saei_op_reconstruct(t->ops, &t->w, &t->code, values, t->param.W_dec, t->param.b_dec, t->y,
+    saei_op_reconstruct(t->ops, &t->out, &t->code, values, t->param.W_dec, t->param.b_dec, t->fit,
                         alpha, relu_of, e, loss, grad);
 }
 
@@ -89,10 +96,10 @@ static void saei_reconstruct(sae_trainer *t, const float *values, float alpha, c
    residual through exp(p). Adds to the gradients of an index already used. */
 static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
-    t->ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
+    t->ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
                    t->r);
-    t->ops->ghost_residual(&t->w, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
     saei_index_batch(t, &t->aux, 0);
     saei_latent_grads(t, t->r, 1, true);
@@ -133,17 +140,17 @@ static void saei_grads_standard(sae_trainer *t) {
     if (!h->reconstruction_norm)
         saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     else {
-        ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
-        ops->residual(&t->w, t->e, t->y, t->n, t->e, t->scalars + SAEI_S_L2);
-        ops->axpy(&t->w, t->n * t->view.ld, 1, t->e, NULL, t->r);
-        ops->unit_rows(&t->w, t->n, t->r, t->scalars + SAEI_S_L2);
+        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->residual(&t->out, t->e, t->fit, t->n, t->e, t->scalars + SAEI_S_L2);
+        ops->axpy(&t->out, t->n * t->view.ld_out, 1, t->e, NULL, t->r);
+        ops->unit_rows(&t->out, t->n, t->r, t->scalars + SAEI_S_L2);
         e = t->r;
-        ops->dots(&t->w, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
+        ops->dots(&t->out, &t->code, e, t->param.W_dec, 0, m, alpha, NULL, t->code.grad);
     }
     if (saei_has_trait(t, SAEI_ANNEALED)) saei_anneal_penalty(t, t->code.value, t->code.grad);
     else {
         if (weighted) {
-            ops->row_norms(&t->w, t->param.W_dec, m, t->norms);
+            ops->row_norms(&t->out, t->param.W_dec, m, t->norms);
             ops->norm_weight(&t->w, t->norms, power, m, t->weight);
         }
         ops->penalty(&t->w, h->sparsity_function == SAE_SPARSITY_ENTROPY ? SAE_PENALTY_ENTROPY
@@ -160,10 +167,10 @@ static void saei_grads_standard(sae_trainer *t) {
     saei_latent_grads(t, e, alpha, false);
     if (weighted) {
         ops->latent_sums(&t->w, &t->index, 0, false, t->sums);
-        ops->norm_grad(&t->w, t->param.W_dec, t->norms, t->sums, power,
+        ops->norm_grad(&t->out, t->param.W_dec, t->norms, t->sums, power,
                        (float)(coef / (double)t->n), m, t->grad.W_dec);
     }
-    ops->column_sums(&t->w, e, t->n, alpha, t->grad.b_dec);
+    saei_output_grad(t, e, alpha); /* e may lie where ghost gradients work */
     if (ghost) saei_ghost_grads(t);
     if (saei_subtracts(&t->view.desc))
         ops->weighted_sum(&t->w, t->param.W_enc, t->grad.b_enc, m, -1, t->grad.b_dec);
@@ -200,21 +207,21 @@ static void saei_grads_gated(sae_trainer *t) {
    t->e with the last residual. */
 static void saei_matryoshka_residuals(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
-    size_t rows = t->n * t->view.ld, stride = h->batch_size * t->view.ld, lo = 0;
+    size_t rows = t->n * t->view.ld_out, stride = h->batch_size * t->view.ld_out, lo = 0;
     for (size_t g = 0; g < h->num_groups; g++) {
         size_t hi = lo + t->view.desc.group_sizes[g];
-        t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, lo, hi,
-                       g ? t->r : t->param.b_dec, g ? t->view.ld : 0, t->r);
-        t->ops->residual(&t->w, t->r, t->y, t->n, t->groups + g * stride,
+        t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, lo, hi,
+                       g ? t->r : t->param.b_dec, g ? t->view.ld_out : 0, t->r);
+        t->ops->residual(&t->out, t->r, t->fit, t->n, t->groups + g * stride,
                          t->scalars + SAEI_S_GROUPS + g);
         lo = hi;
     }
-    t->ops->axpy(&t->w, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
+    t->ops->axpy(&t->out, rows, 1, t->groups + (h->num_groups - 1) * stride, NULL, t->e);
     for (size_t g = h->num_groups; g-- > 0; )
-        t->ops->axpy(&t->w, rows, (float)(h->group_weights[g] / (double)h->num_groups),
+        t->ops->axpy(&t->out, rows, (float)(h->group_weights[g] / (double)h->num_groups),
                      t->groups + g * stride, NULL, t->groups + g * stride);
     for (size_t g = h->num_groups - 1; g-- > 0; )
-        t->ops->axpy(&t->w, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
+        t->ops->axpy(&t->out, rows, 1, t->groups + g * stride, t->groups + (g + 1) * stride,
                      t->groups + g * stride);
 }
 
@@ -224,7 +231,7 @@ static void saei_grads_top_k(sae_trainer *t) {
     const sae_trainer_desc *h = &t->desc;
     const sae_backend *ops = t->ops;
     bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
-    size_t m = h->dict_size, stride = h->batch_size * t->view.ld, lo = 0;
+    size_t m = h->dict_size, stride = h->batch_size * t->view.ld_out, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
     double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
@@ -238,7 +245,7 @@ static void saei_grads_top_k(sae_trainer *t) {
                          t->code.grad);
     for (size_t g = 0; nested && g < h->num_groups; g++) {
         size_t hi = lo + t->view.desc.group_sizes[g];
-        ops->dots(&t->w, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
+        ops->dots(&t->out, &t->code, t->groups + g * stride, t->param.W_dec, lo, hi, alpha,
                   t->code.value, t->code.grad);
         lo = hi;
     }
@@ -249,7 +256,7 @@ static void saei_grads_top_k(sae_trainer *t) {
         lo = 0;
         for (size_t g = 0; g < h->num_groups; g++) {
             size_t hi = lo + t->view.desc.group_sizes[g];
-            ops->latent_rows(&t->w, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
+            ops->latent_rows(&t->out, &t->index, 0, t->groups + g * stride, lo, hi, alpha, false,
                              t->grad.W_dec);
             lo = hi;
         }
@@ -261,10 +268,10 @@ static void saei_grads_top_k(sae_trainer *t) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
         if (t->aux.stride) {
             saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
-            ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-            ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
+            ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+            ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
                                t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-            ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+            ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
             saei_index_batch(t, &t->aux, 0);
             saei_latent_grads(t, t->r, 1, true);
         }

@@ -9,7 +9,9 @@
 typedef enum saei_field_type {
     SAEI_FIELD_KIND, SAEI_FIELD_ARCH, SAEI_FIELD_SIZE, SAEI_FIELD_STEPS, SAEI_FIELD_REAL,
     SAEI_FIELD_LIST, SAEI_FIELD_GROUP_SIZES, SAEI_FIELD_SPARSITY, SAEI_FIELD_NORM, SAEI_FIELD_TEXT,
-    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_CODE, SAEI_FIELD_FLAG
+    SAEI_FIELD_INTEGER, SAEI_FIELD_NOTHING, SAEI_FIELD_CODE, SAEI_FIELD_FLAG,
+    SAEI_FIELD_SWITCH,
+    SAEI_FIELD_OPTIMIZER
 } saei_field_type;
 
 /* What a literal 0 and a literal null (none) mean for a number. In a desc 0 is the default, so that
@@ -69,7 +71,7 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(k, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("required")),
     SAEI_ROW(k_anneal_steps, STEPS, OFF, OFF, SAEI_IN_RUN, SAEI_IS_NONE),
     SAEI_ROW(auxk_alpha, REAL, OFF, DEFAULT, 0, SAEI_IS(1.0 / 32)),
-    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("activation_dim / 2")),
+    SAEI_ROW(top_k_aux, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("output_dim / 2")),
     SAEI_ROW(dead_feature_threshold, STEPS, REFUSED, DEFAULT, 0, SAEI_IS(10000000)),
     SAEI_ROW(threshold_beta, REAL, OFF, DEFAULT, SAEI_SHARE, SAEI_IS(0.999)),
     SAEI_ROW(threshold_start_step, STEPS, OFF, REFUSED, 0, SAEI_IS(1000)),
@@ -108,10 +110,19 @@ static const saei_field saei_fields[] = {
     SAEI_ROW(code_normalization_alpha_cc, REAL, OFF, DEFAULT, 0, SAEI_IS(0.1)),
     SAEI_ROW(use_mse_loss, FLAG, REFUSED, DEFAULT, 0, SAEI_SAID("false")),
     SAEI_ROW(k_max, SIZE, REFUSED, DEFAULT, 0, SAEI_SAID("k")),
-    SAEI_ROW(k_annealing_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE)
+    SAEI_ROW(k_annealing_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE),
+    SAEI_ROW(output_dim, SIZE, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("the target's, the data's")),
+    SAEI_ROW(skip_connection, SWITCH, REFUSED, DEFAULT, SAEI_EVERY, SAEI_SAID("false")),
+    SAEI_ROW(apply_b_dec_to_input, SWITCH, REFUSED, DEFAULT, SAEI_EVERY,
+             SAEI_SAID("as the class; false where output_dim is not activation_dim")),
+    SAEI_ROW(optimizer, OPTIMIZER, REFUSED, DEFAULT, 0, SAEI_SAID("signum")),
+    SAEI_ROW(lr_warmup_steps, STEPS, OFF, OFF, 0, SAEI_IS(1000)),
+    SAEI_ROW(k_decay_steps, STEPS, OFF, OFF, 0, SAEI_IS_NONE),
+    SAEI_ROW(finetune, SWITCH, REFUSED, DEFAULT, 0, SAEI_SAID("false"))
 };
 enum { SAEI_NUM_FIELDS = sizeof saei_fields / sizeof saei_fields[0] };
 
+static const char *const saei_optimizer_names[] = { "adam", "signum" }; /* from 1 on */
 static const char *const saei_sparsity_names[] = { "l1", "entropy", "Lp", "Lp^p" }; /* from 1 on */
 static const char *const saei_code_names[] = { "CROSSCODER", "SAE", "MIXED", "NONE", "DECOUPLED" };
 enum { SAEI_NUM_CODES = sizeof saei_code_names / sizeof saei_code_names[0] };
@@ -151,6 +162,8 @@ static const char *saei_allowed(const saei_field *f) {
     case SAEI_FIELD_INTEGER: return "a whole number";
     case SAEI_FIELD_CODE: return "CROSSCODER, SAE, MIXED, NONE or DECOUPLED";
     case SAEI_FIELD_FLAG: return "true or false";
+    case SAEI_FIELD_SWITCH: return "true or false";
+    case SAEI_FIELD_OPTIMIZER: return "adam or signum";
     case SAEI_FIELD_TEXT:
     case SAEI_FIELD_NOTHING: break;
     }
@@ -186,6 +199,15 @@ static void saei_default_number(double *field, double value) {
     if (*field == 0) *field = value;
 }
 
+/* The default of apply_b_dec_to_input. */
+static bool saei_applies_b_dec(const sae_trainer_desc *h) {
+    sae_dictionary_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.arch = h->arch;
+    return !(saei_scheme_of(h->kind)->traits & (SAEI_SPARSIFY | SAEI_LAYERS))
+           && saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+}
+
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     const saei_scheme *scheme = saei_scheme_of(desc->kind);
     uint64_t steps = desc->steps;
@@ -194,7 +216,12 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
     desc->kind = scheme->kind;
     if (!desc->arch) desc->arch = saei_trainer_arch(desc->kind);
     if (!(scheme->traits & SAEI_SCALED) || !(scale > 0)) scale = 1;
-    saei_default_number(&desc->lr, scheme->lr / sqrt(scale));
+    if (!desc->optimizer)
+        desc->optimizer =
+            scheme->traits & SAEI_SPARSIFY ? SAE_OPTIMIZER_SIGNUM : SAE_OPTIMIZER_ADAM;
+    if (!desc->finetune) desc->finetune = -1;
+    saei_default_number(&desc->lr, (desc->optimizer == SAE_OPTIMIZER_SIGNUM ? 5e-3 : scheme->lr)
+                                       / sqrt(scale));
     /* The reference's 1000 and 2000, which it refuses in runs that are not longer; there a tenth
        and a fifth of the run. */
     saei_default_steps(&desc->warmup_steps, steps > 1000 ? 1000 : steps / 10);
@@ -202,9 +229,12 @@ SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
                        !saei_scheme_names(scheme, "sparsity_warmup_steps") ? SAE_NONE
                        : steps > 2000                                      ? 2000 : steps / 5);
     if (!desc->sparsity_function) desc->sparsity_function = scheme->sparsity;
+    if (!desc->output_dim) desc->output_dim = desc->activation_dim;
+    if (!desc->skip_connection) desc->skip_connection = -1;
+    if (!desc->apply_b_dec_to_input) desc->apply_b_dec_to_input = saei_applies_b_dec(desc) ? 1 : -1;
     if (!desc->top_k_aux) { /* of one layer */
         size_t layers = scheme->traits & SAEI_LAYERS ? saei_max(desc->num_layers, 1) : 1;
-        desc->top_k_aux = saei_max(desc->activation_dim / layers / 2, 1);
+        desc->top_k_aux = saei_max(desc->output_dim / layers / 2, 1);
     }
     if ((scheme->traits & SAEI_LAYERS) && !desc->code_normalization)
         desc->code_normalization = SAE_CODE_CROSSCODER;

@@ -1,6 +1,8 @@
 #pragma once
 #include "../formats/names.h"
 #include "crosscoder.h"
+#include "gradients.h"
+#include "sparsify.h"
 
 /* ==== >>trainer: schemes ====================================================================== */
 /* One row a training scheme. Its hyperparameters are words of >>trainer: hyperparameters, those
@@ -69,7 +71,13 @@ static const saei_scheme saei_schemes[] = {
       "trainer_class dict_class lr steps auxk_alpha warmup_steps decay_start threshold_beta "
       "threshold_start_step top_k_aux seed activation_dim dict_size k k_annealing_steps "
       "code_normalization code_normalization_alpha_sae code_normalization_alpha_cc device layer "
-      "lm_name wandb_name submodule_name k_max dead_feature_threshold num_layers" }
+      "lm_name wandb_name submodule_name k_max dead_feature_threshold num_layers" },
+    { SAE_TRAINER_SPARSIFY, 2e-4, 0.9, SAE_SPARSITY_L1,
+      SAEI_TOP_K | SAEI_EACH_ROW | SAEI_AUXK | SAEI_DEAD | SAEI_SCALED | SAEI_SPARSIFY,
+      saei_grads_sparsify, saei_loss_sparsify,
+      "trainer_class dict_class activation_dim dict_size steps k optimizer lr lr_warmup_steps "
+      "k_decay_steps auxk_alpha dead_feature_threshold finetune seed device layer lm_name "
+      "wandb_name submodule_name" }
 };
 enum { SAEI_NUM_SCHEMES = sizeof saei_schemes / sizeof saei_schemes[0] };
 

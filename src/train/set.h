@@ -165,6 +165,7 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         arch = saei_arch_from_name(v.text);
         if (!strcmp(v.text, "CrossCoder")) arch = SAE_ARCH_STANDARD_NEW;
         if (!strcmp(v.text, "BatchTopKCrossCoder")) arch = SAE_ARCH_BATCH_TOP_K;
+        if (!strcmp(v.text, "SparseCoder")) arch = SAE_ARCH_TOP_K;
         if (!arch && !none) return saei_set_fail(s, f, v);
         desc->arch = arch;
         return SAE_OK;
@@ -172,6 +173,13 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
             if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
             desc->sparsity_function = (sae_sparsity_function)i;
+            return SAE_OK;
+        }
+        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_OPTIMIZER:
+        for (int i = 0; i <= (int)SAE_OPTIMIZER_SIGNUM; i++) {
+            if (i ? strcmp(v.text, saei_optimizer_names[i - 1]) != 0 : !none) continue;
+            desc->optimizer = (sae_optimizer)i;
             return SAE_OK;
         }
         return saei_set_fail(s, f, v);
@@ -223,12 +231,19 @@ static sae_result saei_field_set(const saei_setter *s, sae_trainer_desc *desc, c
         *(int64_t *)at = (int64_t)x;
         return SAE_OK;
     case SAEI_FIELD_NOTHING: return SAE_OK;
+    case SAEI_FIELD_SWITCH:
+        if (v.none) *(int *)at = 0;
+        else if (!v.list && !strcmp(v.text, "true")) *(int *)at = 1;
+        else if (!v.list && !strcmp(v.text, "false")) *(int *)at = -1;
+        else return saei_set_fail(s, f, v);
+        return SAE_OK;
     case SAEI_FIELD_KIND:
     case SAEI_FIELD_ARCH:
     case SAEI_FIELD_SPARSITY:
     case SAEI_FIELD_NORM:
     case SAEI_FIELD_CODE:
     case SAEI_FIELD_FLAG:
+    case SAEI_FIELD_OPTIMIZER:
     case SAEI_FIELD_TEXT: break;
     }
     return saei_set_name(s, f, v, desc, at);

@@ -13,7 +13,7 @@ static float saei_trainer_threshold(const sae_trainer *t) {
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, t->param.all, t->view.num_params * sizeof(float));
+        t->ops->download(&t->w, t->view.params, saei_trained(t), t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;
@@ -52,9 +52,9 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
         s.l0 = v[SAEI_S_NONZERO];
-        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
-        t->ops->variance(&t->w, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
+        t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
         s.frac_variance_explained = 1 - variance / total;
         t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, t->scalars + SAEI_S_SQUARES);

@@ -37,10 +37,16 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     sae_lazy_adam *lazy = t->lazy.applied ? &t->lazy : NULL;
     float unit_eps = constrained ? 0 : FLT_EPSILON;
     sae_adam_desc adam = t->adam;
-    adam.lr = t->desc.lr * sae_lr_factor(&t->schedule, step);
+    adam.lr = saei_has_trait(t, SAEI_SPARSIFY) ? saei_sparsify_lr(&t->desc, step)
+                                               : t->desc.lr * sae_lr_factor(&t->schedule, step);
     t->lr = adam.lr;
+    if (t->desc.optimizer == SAE_OPTIMIZER_SIGNUM) {
+        t->ops->signum(&t->w, (float)adam.lr, (float)(1 / (double)(step + 1)), 0.05f, t->grad.all,
+                       t->first.all, t->second.all, t->param.all, t->view.num_params);
+        return;
+    }
     if (unit && clipped) /* the clipping needs the norm of what is left */
-        t->ops->remove_parallel(&t->w, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
+        t->ops->remove_parallel(&t->out, t->param.W_dec, m, 1e-6f, lazy, t->grad.W_dec);
     if (clipped) t->ops->sum_squares(&t->w, t->grad.all, t->view.num_params, squares);
     else squares = NULL;
     if (!unit) {
@@ -48,9 +54,9 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
         return;
     }
     dec = (size_t)(t->param.W_dec - t->param.all);
-    end = dec + m * t->view.ld;
+    end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->w, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
                       m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
@@ -130,8 +136,8 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         saei_encode_batch(t, SAE_SELECT_GATE, 0, &t->code, false);
         t->ops->gate(&t->w, t->param.b_enc, t->param.aux0, t->param.aux1, &t->code);
     } else saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
+    t->ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
+    t->ops->residual(&t->out, t->r, t->fit, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
     for (int i = 0; i < 3; i++) {
         const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
         enc[i] = p->W_enc;
@@ -147,8 +153,10 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
 
 /* k after the update of step t: from d down to the target over k_anneal_steps. */
 static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
+    uint64_t over =
+        saei_has_trait(t, SAEI_SPARSIFY) ? 0 : saei_steps_of(t->desc.k_anneal_steps);
     double r;
+    if (saei_has_trait(t, SAEI_SPARSIFY)) t->now.k = saei_sparsify_k(&t->desc, step + 1);
     if (!over) return;
     r = (double)(step < over ? step : over) / (double)over;
     t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
@@ -161,7 +169,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     uint32_t bad = 0;
     t->ops->zero(&t->w, t->bad, sizeof bad);
     t->ops->load_rows(&t->w, x, n, divisor, t->x, t->bad);
-    if (target) t->ops->load_rows(&t->w, target, n, divisor, t->target, t->bad);
+    if (target) t->ops->load_rows(&t->out, target, n, divisor, t->target, t->bad);
     if (t->ops->guard) t->ops->guard(&t->w, t->bad, step);
     else {
         t->ops->download(&t->w, &bad, t->bad, sizeof bad);
@@ -172,6 +180,7 @@ static sae_result saei_trainer_load(sae_trainer *t, const sae_rows *x, const sae
     t->past[step % SAEI_STEPS_AHEAD] = t->now;
     t->n = n;
     t->y = target ? t->target : t->x;
+    if (!t->param.W_skip) t->fit = t->y;
     return SAE_OK;
 }
 
@@ -197,7 +206,11 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", x, "x", t->desc.activation_dim));
     if (target)
         SAEI_TRY(saei_rows_check(t->ctx, "sae_trainer_step", target, "target",
-                                 t->desc.activation_dim));
+                                 t->desc.output_dim));
+    else if (t->desc.output_dim != t->desc.activation_dim)
+        return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is NULL, allowed where "
+                         "output_dim, %zu, is activation_dim, %zu", t->desc.output_dim,
+                         t->desc.activation_dim);
     if (target && saei_has_trait(t, SAEI_LAYERS))
         return saei_fail(t->ctx, SAE_ERR_INVALID, "sae_trainer_step: target is given, a "
                          "crosscoder reconstructs its input");
@@ -216,9 +229,12 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
     if (t->ops->begin_step) t->ops->begin_step(&t->w);
     if (saei_has_trait(t, SAEI_LAYERS)) saei_begin_crosscoder(t, step);
     else if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
-        t->ops->geometric_median(&t->w, t->x, n, t->param.b_dec);
+        t->ops->geometric_median(&t->out, t->y, n, t->param.b_dec);
+    if (saei_has_trait(t, SAEI_SPARSIFY) && step == 0) saei_sparsify_begin(t);
     t->used_k = t->now.k;
     if (saei_subtracts(&t->view.desc)) t->ops->subtract(&t->w, t->x, t->param.b_dec, n, t->xc);
+    if (t->param.W_skip)
+        t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
     if (saei_has_trait(t, SAEI_LAYERS)) saei_resample_crosscoder(t, step);

@@ -18,7 +18,8 @@ enum { /* traits of a scheme */
     SAEI_AUXK = 1 << 9,        /* dead latents reconstruct the error: lists for auxk_alpha */
     SAEI_MEDIAN = 1 << 10,     /* b_dec starts at the geometric median of the first batch */
     SAEI_SCALED = 1 << 11,     /* the default lr is that of 16384 latents, else / sqrt(m / 16384) */
-    SAEI_LAYERS = 1 << 12      /* a crosscoder: rows are of num_layers layers */
+    SAEI_LAYERS = 1 << 12,     /* a crosscoder: rows are of num_layers layers */
+    SAEI_SPARSIFY = 1 << 13    /* sparsify's start, schedules, optimizers and files */
 };
 
 /* A training scheme: what sets it apart from the others. */
@@ -37,7 +38,8 @@ typedef struct saei_scheme {
 
 enum { /* scalars in device memory */
     SAEI_S_L2, SAEI_S_SPARSITY, SAEI_S_AUX, SAEI_S_PRE_NORM, SAEI_S_NORM, SAEI_S_SQUARES, SAEI_S_L0,
-    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_RESAMPLED, SAEI_S_GROUPS,
+    SAEI_S_GHOST, SAEI_S_NONZERO, SAEI_S_SCRATCH, SAEI_S_RESAMPLED, SAEI_S_FVU,
+    SAEI_S_GROUPS,
     SAEI_S_COUNT = SAEI_S_GROUPS + SAE_MAX_GROUPS
 };
 
@@ -50,14 +52,14 @@ enum { SAEI_STEPS_AHEAD = 8 }; /* the host is fewer steps ahead of the device */
 
 /* A block of parameters, gradients or moments under the dictionary's layout. */
 typedef struct saei_params {
-    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec;
+    float *all, *W_enc, *W_dec, *b_enc, *aux0, *aux1, *b_dec, *W_skip;
     float *thresholds, *mean, *scale;
 } saei_params;
 
 struct sae_trainer {
     sae_context *ctx;
     const sae_backend *ops;
-    sae_work w;
+    sae_work w, out; /* of rows as wide as the input, as the output */
     saei_blocks blocks;
     const saei_scheme *scheme;
     sae_trainer_desc desc; /* its texts are our own */
@@ -73,8 +75,11 @@ struct sae_trainer {
     bool l0_known;           /* SAEI_S_NONZERO holds L0; else it is counted when asked for */
     /* device */
     saei_params param, grad, first, second;
-    float *x, *target, *y, *xc, *e, *r; /* [batch][ld]; y is x or target */
-    float *groups;                      /* [num_groups][batch][ld] */
+    float *x, *xc;              /* [batch][ld] */
+    float *target, *y, *e, *r;  /* [batch][ld_out]; y is x or target */
+    float *fit;                 /* likewise: what the latents and b_dec are to give, y or y less the
+                                   skip connection's share */
+    float *groups;              /* [num_groups][batch][ld_out] */
     float *weighed, *weighed_bias;      /* crosscoders: W_enc and b_enc by the weights */
     sae_code code, aux;
     sae_index index;
