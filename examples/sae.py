@@ -113,7 +113,9 @@ class sae_trainer_desc(ctypes.Structure):
                 ("n_sparsity_updates", c_uint64), ("sparsity_queue_length", c_size_t),
                 ("reconstruction_norm", c_bool), ("ghost_threshold", c_uint64), ("init", c_char_p),
                 ("lm_name", c_char_p), ("submodule_name", c_char_p), ("wandb_name", c_char_p),
-                ("layer", c_int64)]
+                ("layer", c_int64), ("output_dim", c_size_t), ("skip_connection", c_int),
+                ("apply_b_dec_to_input", c_int), ("optimizer", c_int),
+                ("lr_warmup_steps", c_uint64), ("k_decay_steps", c_uint64), ("finetune", c_int)]
 
 
 class sae_hyperparameter(ctypes.Structure):
@@ -136,7 +138,8 @@ class sae_source_desc(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("target", c_void_p), ("rows", c_size_t), ("dim", c_size_t),
                 ("dtype", c_int), ("files", POINTER(c_char_p)), ("target_files", POINTER(c_char_p)),
                 ("num_files", c_size_t), ("num_target_files", c_size_t), ("tensor", c_char_p),
-                ("read", READ), ("rewind", REWIND), ("has_target", c_bool), ("user", c_void_p)]
+                ("read", READ), ("rewind", REWIND), ("has_target", c_bool), ("user", c_void_p),
+                ("target_dim", c_size_t)]
 
 
 class sae_buffer_desc(ctypes.Structure):

@@ -219,6 +219,7 @@ CHECK_UNUSED static sae_trainer_desc common_trainer(sae_trainer_kind kind, size_
         s.n_sparsity_updates = 4;
         s.sparsity_queue_length = 3;
     }
+    if (common_has(kind, "lr_warmup_steps")) s.k_decay_steps = 6;
     if (common_has(kind, "bandwidth")) {
         s.bandwidth = 0.3;
         s.target_l0 = 6;
@@ -246,6 +247,11 @@ CHECK_UNUSED static sae_dictionary_desc common_dictionary(const sae_trainer_desc
         }
     }
     dd.seed = s->seed;
+    dd.output_dim = s->output_dim;
+    dd.skip = s->skip_connection > 0;
+    if (s->output_dim && s->output_dim != s->activation_dim && dd.arch != SAE_ARCH_JUMP_RELU
+        && dd.arch != SAE_ARCH_STANDARD_NEW)
+        dd.no_b_dec_subtraction = true;
     return dd;
 }
 
@@ -270,8 +276,11 @@ CHECK_UNUSED static void common_shake(sae_dictionary *dict, uint64_t seed, size_
             dict->aux0[i] = (float)(0.1 + 0.1 * check_uniform(&rng));
         if (weak && i % weak == 0) dict->b_enc[i] = -4;
     }
-    for (size_t j = 0; dict->b_dec && j < d; j++)
+    for (size_t j = 0; dict->b_dec && j < dict->desc.output_dim; j++)
         dict->b_dec[j] = (float)(0.1 * check_normal(&rng));
+    for (size_t j = 0; dict->W_skip && j < dict->desc.output_dim; j++)
+        for (size_t c = 0; c < d; c++)
+            dict->W_skip[j * dict->ld + c] = (float)(0.1 * check_normal(&rng));
 }
 
 /* A shaken start for s in a file; s->init is set to it (path must live on). */
@@ -296,21 +305,23 @@ typedef struct common_block {
     const float *data;
     size_t rows, stride, columns;
 } common_block;
-CHECK_UNUSED static size_t common_blocks(const sae_dictionary *dict, common_block out[6]) {
+CHECK_UNUSED static size_t common_blocks(const sae_dictionary *dict, common_block out[7]) {
     size_t d = dict->desc.activation_dim, m = dict->desc.dict_size, n = 0;
-    const common_block all[6] = {
-        { "W_enc", dict->W_enc, m, dict->ld, d }, { "W_dec", dict->W_dec, m, dict->ld, d },
+    size_t width = dict->desc.output_dim;
+    const common_block all[7] = {
+        { "W_enc", dict->W_enc, m, dict->ld, d }, { "W_dec", dict->W_dec, m, dict->ld_out, width },
         { "b_enc", dict->b_enc, 1, m, m },        { "aux0", dict->aux0, 1, m, m },
-        { "aux1", dict->aux1, 1, m, m },          { "b_dec", dict->b_dec, 1, d, d },
+        { "aux1", dict->aux1, 1, m, m },          { "b_dec", dict->b_dec, 1, width, width },
+        { "W_skip", dict->W_skip, width, dict->ld, d },
     };
-    for (size_t i = 0; i < 6; i++)
+    for (size_t i = 0; i < 7; i++)
         if (all[i].data) out[n++] = all[i];
     return n;
 }
 
 /* FNV-1a of all parameters without padding, and of the threshold. */
 CHECK_UNUSED static uint64_t common_hash(const sae_dictionary *dict) {
-    common_block blocks[6];
+    common_block blocks[7];
     size_t n = common_blocks(dict, blocks);
     uint64_t hash = 0;
     for (size_t b = 0; b < n; b++)

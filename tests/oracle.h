@@ -1,7 +1,7 @@
 /*  oracle.h - all trainers once more, naively: double precision, dense loops, no cleverness.
 
     oracle_init reads an sae_trainer_desc (applying its own defaults), oracle_step is one complete
-    update of any of the nine trainers or the experiments (resampling is left out), oracle_loss is the
+    update of any of the trainers or the experiments (resampling is left out), oracle_loss is the
     loss as a pure function of the parameters with its gradient by hand-written dense backprop.
     Parts that the reference detaches (the auxiliary residual, the gated copy of the decoder, ghost
     scales, straight-through windows) are kept in oracle_held: with `held` set they are taken from
@@ -9,7 +9,7 @@
 
     Nothing here calls sae.h but for its enums and descs. Letters as there: n rows, d, m, k.
     Parameters lie latent-major in one array theta [oracle_size], [m][d] for both matrices:
-      We [m][d] | Wd [m][d] | be [m] | a0 [m] | a1 [m] | bd [d]
+      We [m][d] | Wd [m][out] | be [m] | a0 [m] | a1 [m] | bd [out] | Ws [out][d], with a skip
     be is gate_bias of GATED; a0 its r_mag, or threshold of JUMP_RELU; a1 mag_bias of GATED. Blocks a
     class does not have stay 0 and have gradient 0. */
 #ifndef ORACLE_H
@@ -29,6 +29,7 @@ typedef struct oracle_held {
     bool held;
     double *residual;     /* [n][d] y - x_hat, what the auxiliary loss explains */
     double denominator;   /* of the auxiliary loss */
+    double *y;            /* [n][out] GATED: the target less the skip connection's share */
     double *Wd, *bd;      /* GATED: the decoder of the gate's reconstruction */
     double *ghost_scale;  /* [n] */
     double ghost_factor;
@@ -38,14 +39,19 @@ typedef struct oracle_held {
 
 typedef struct oracle_stats {
     double loss, l2_loss, sparsity_loss, aux_loss, auxk_loss, pre_norm_auxk_loss, dead_features,
-        effective_l0, l0, threshold, p, next_p, sparsity_coeff, ghosts, lr, grad_norm;
+        effective_l0, l0, threshold, p, next_p, sparsity_coeff, ghosts, lr, grad_norm, fvu, k;
 } oracle_stats;
 
 typedef struct oracle {
     /* settings */
     sae_trainer_kind kind;
     sae_arch arch;
-    size_t d, m, batch;
+    size_t d, m, batch, out;
+    bool skip;
+    int apply; /* b_dec to the input: 1, -1, 0: as the class */
+    sae_optimizer optimizer;
+    uint64_t k_decay;
+    bool finetune;
     uint64_t steps, warmup, decay_start, sparsity_warmup, resample;
     double base_lr, beta1, beta2;
     double l1;
@@ -93,7 +99,10 @@ ORACLE_UNUSED static uint64_t oracle_count(uint64_t v, uint64_t fallback) {
 
 ORACLE_UNUSED static bool oracle_is_topk(const oracle *o) {
     return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_BATCH_TOP_K
-           || o->kind == SAE_TRAINER_MATRYOSHKA;
+           || o->kind == SAE_TRAINER_MATRYOSHKA || o->kind == SAE_TRAINER_SPARSIFY;
+}
+ORACLE_UNUSED static bool oracle_each_row(const oracle *o) {
+    return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_SPARSIFY;
 }
 ORACLE_UNUSED static bool oracle_is_gated(const oracle *o) { return o->arch == SAE_ARCH_GATED; }
 ORACLE_UNUSED static bool oracle_is_annealer(const oracle *o) {
@@ -101,18 +110,20 @@ ORACLE_UNUSED static bool oracle_is_annealer(const oracle *o) {
 }
 /* Is b_dec subtracted from the input? */
 ORACLE_UNUSED static bool oracle_subtracts(const oracle *o) {
+    if (o->apply || o->out != o->d || o->kind == SAE_TRAINER_SPARSIFY) return o->apply > 0;
     return o->arch != SAE_ARCH_STANDARD_NEW && o->arch != SAE_ARCH_JUMP_RELU;
 }
 
 ORACLE_UNUSED static size_t oracle_size(const oracle *o) {
-    return 2 * o->m * o->d + 3 * o->m + o->d;
+    return o->m * (o->d + o->out) + 3 * o->m + o->out + (o->skip ? o->out * o->d : 0);
 }
 #define ORACLE_WE(o, v) (v)
 #define ORACLE_WD(o, v) ((v) + (o)->m * (o)->d)
-#define ORACLE_BE(o, v) ((v) + 2 * (o)->m * (o)->d)
-#define ORACLE_A0(o, v) ((v) + 2 * (o)->m * (o)->d + (o)->m)
-#define ORACLE_A1(o, v) ((v) + 2 * (o)->m * (o)->d + 2 * (o)->m)
-#define ORACLE_BD(o, v) ((v) + 2 * (o)->m * (o)->d + 3 * (o)->m)
+#define ORACLE_BE(o, v) ((v) + (o)->m * ((o)->d + (o)->out))
+#define ORACLE_A0(o, v) (ORACLE_BE(o, v) + (o)->m)
+#define ORACLE_A1(o, v) (ORACLE_BE(o, v) + 2 * (o)->m)
+#define ORACLE_BD(o, v) (ORACLE_BE(o, v) + 3 * (o)->m)
+#define ORACLE_WS(o, v) (ORACLE_BD(o, v) + (o)->out)
 
 ORACLE_UNUSED static double *oracle_doubles(size_t n) {
     return (double *)calloc(n ? n : 1, sizeof(double));
@@ -126,6 +137,7 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     switch (o->kind) {
     case SAE_TRAINER_GATED:
     case SAE_TRAINER_GATED_ANNEAL: o->arch = SAE_ARCH_GATED; break;
+    case SAE_TRAINER_SPARSIFY:
     case SAE_TRAINER_TOP_K: o->arch = SAE_ARCH_TOP_K; break;
     case SAE_TRAINER_BATCH_TOP_K: o->arch = SAE_ARCH_BATCH_TOP_K; break;
     case SAE_TRAINER_MATRYOSHKA: o->arch = SAE_ARCH_MATRYOSHKA; break;
@@ -134,6 +146,12 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     default: o->arch = SAE_ARCH_STANDARD; break;
     }
     o->d = d;
+    o->out = s->output_dim ? s->output_dim : d;
+    o->skip = s->skip_connection > 0;
+    o->apply = s->apply_b_dec_to_input;
+    o->optimizer = s->optimizer;
+    o->finetune = s->finetune > 0;
+    o->k_decay = s->k_decay_steps == SAE_NONE ? 0 : s->k_decay_steps;
     o->m = m;
     o->batch = n;
     o->steps = s->steps;
@@ -154,6 +172,11 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     case SAE_TRAINER_MATRYOSHKA: o->base_lr = 2e-4 / sqrt((double)m / 16384.0); break;
     default: o->base_lr = 1e-3; break;
     }
+    if (o->kind == SAE_TRAINER_SPARSIFY) { /* its warmup is lr_warmup_steps, its decay the rest */
+        o->base_lr = (o->optimizer == SAE_OPTIMIZER_ADAM ? 2e-4 : 5e-3) / sqrt((double)m / 16384.0);
+        o->warmup = s->lr_warmup_steps == SAE_NONE ? 0 : oracle_count(s->lr_warmup_steps, 1000);
+        o->decay_start = o->warmup;
+    }
     if (s->lr) o->base_lr = s->lr;
     o->l1 = oracle_or(s->l1_penalty, 0.1);
     o->sparsity = s->sparsity_function;
@@ -164,7 +187,7 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     o->k = o->k_target = s->k;
     o->k_anneal = s->k_anneal_steps == SAE_NONE ? 0 : s->k_anneal_steps;
     o->auxk_alpha = oracle_or(s->auxk_alpha, 1.0 / 32);
-    o->top_k_aux = s->top_k_aux ? s->top_k_aux : d / 2;
+    o->top_k_aux = s->top_k_aux ? s->top_k_aux : o->out / 2;
     o->dead_threshold = oracle_count(s->dead_feature_threshold, 10000000);
     o->threshold_beta = oracle_or(s->threshold_beta, 0.999);
     o->threshold_start =
@@ -198,6 +221,10 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
         s->ghost_threshold == 0 || s->ghost_threshold == SAE_NONE ? ORACLE_NO_STEP
                                                                   : s->ghost_threshold;
     o->threshold = -1;
+    if (o->kind == SAE_TRAINER_SPARSIFY) {
+        double first = (double)(m < 10 * d ? m : 10 * d);
+        if (o->k_decay) o->k = (size_t)first;
+    }
 
     size = oracle_size(o);
     o->theta = oracle_doubles(size);
@@ -215,12 +242,13 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     o->gf = oracle_doubles(n * m);
     o->gpre = oracle_doubles(n * m);
     o->on = (bool *)calloc(n * m, sizeof(bool));
-    o->x_hat = oracle_doubles(n * d);
-    o->e = oracle_doubles(n * d);
-    o->gx = oracle_doubles(n * d);
-    o->z.residual = oracle_doubles(n * d);
-    o->z.Wd = oracle_doubles(m * d);
-    o->z.bd = oracle_doubles(d);
+    o->x_hat = oracle_doubles(n * o->out);
+    o->e = oracle_doubles(n * o->out);
+    o->gx = oracle_doubles(n * o->out);
+    o->z.residual = oracle_doubles(n * o->out);
+    o->z.y = oracle_doubles(n * o->out);
+    o->z.Wd = oracle_doubles(m * o->out);
+    o->z.bd = oracle_doubles(o->out);
     o->z.ghost_scale = oracle_doubles(n);
     o->z.theta0 = oracle_doubles(m);
     o->z.f0 = oracle_doubles(n * m);
@@ -232,7 +260,7 @@ ORACLE_UNUSED static void oracle_free(oracle *o) {
     void *all[] = { o->theta, o->grad,   o->first,      o->second,        o->since,     o->silent,
                     o->dead,  o->ghost,  o->pre,        o->f,             o->gate,      o->mag,
                     o->gf,    o->gpre,   o->on,         o->x_hat,         o->e,         o->gx,
-                    o->z.residual, o->z.Wd, o->z.bd,    o->z.ghost_scale, o->z.theta0,  o->z.f0,
+                    o->z.residual, o->z.y, o->z.Wd, o->z.bd,    o->z.ghost_scale, o->z.theta0,  o->z.f0,
                     o->z.window_f, o->z.window_l };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     memset(o, 0, sizeof *o);
@@ -311,7 +339,7 @@ ORACLE_UNUSED static void oracle_encode(oracle *o, const double *theta, const do
     if (oracle_is_topk(o)) {
         double *p = oracle_doubles(n * m);
         for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
-        if (o->kind == SAE_TRAINER_TOP_K)
+        if (oracle_each_row(o))
             for (size_t r = 0; r < n; r++)
                 oracle_largest(p + r * m, m, NULL, m, o->k, o->on + r * m);
         else oracle_largest(p, n * m, NULL, m, o->k * n, o->on);
@@ -384,17 +412,19 @@ ORACLE_UNUSED static double oracle_penalty(sae_sparsity_function kind, double p,
     }
 }
 
-/* The loss at theta on x [n,d] with target y [n,d]; if grad is not NULL, its gradient [oracle_size].
+/* The loss at theta on x [n,d] with target y [n,out]; if grad is not NULL, its gradient [oracle_size].
    Reads o's settings, k, p, coeff, t, dead, ghost; fills the forward arrays and o->stats. */
 ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const double *x,
                                         const double *y, size_t n, double *grad) {
-    size_t d = o->d, m = o->m;
+    size_t d = o->d, m = o->m, width = o->out;
     const double *We = ORACLE_WE(o, theta), *Wd = ORACLE_WD(o, theta), *bd = ORACLE_BD(o, theta);
     double rows = (double)n, s = oracle_sparsity_factor(o, o->t), loss, sparse = 0;
     double *g = grad ? grad : oracle_doubles(oracle_size(o));
     double *gWe = ORACLE_WE(o, g), *gWd = ORACLE_WD(o, g), *gbe = ORACLE_BE(o, g);
     double *ga0 = ORACLE_A0(o, g), *ga1 = ORACLE_A1(o, g), *gbd = ORACLE_BD(o, g);
     double *ggate = oracle_doubles(n * m); /* dL/d relu(u + gate_bias) */
+    double *gWs = ORACLE_WS(o, g), variance = 0; /* what squares are divided by */
+    double *fit = oracle_doubles(n * width); /* the target less the skip connection's share */
     double *direct = oracle_doubles(n * m); /* dL/dpre beside the one through f */
     oracle_stats *st = &o->stats;
     oracle_held *z = &o->z;
@@ -404,66 +434,82 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
     if (!z->held && o->kind == SAE_TRAINER_JUMP_RELU)
         memcpy(z->theta0, ORACLE_A0(o, theta), m * sizeof(double));
     oracle_encode(o, theta, x, n);
+    for (size_t q = 0; q < n * width; q++)
+        fit[q] = y[q]
+                 - (o->skip ? oracle_dot(ORACLE_WS(o, theta) + q % width * d, x + q / width * d, d)
+                            : 0);
 
     /* x_hat, and the reconstruction loss with dL/dx_hat */
     for (size_t r = 0; r < n; r++)
-        for (size_t j = 0; j < d; j++) {
+        for (size_t j = 0; j < width; j++) {
             double v = bd[j];
-            for (size_t i = 0; i < m; i++) v += o->f[r * m + i] * Wd[i * d + j];
-            o->x_hat[r * d + j] = v;
-            o->e[r * d + j] = v - y[r * d + j];
+            for (size_t i = 0; i < m; i++) v += o->f[r * m + i] * Wd[i * width + j];
+            o->x_hat[r * width + j] = v;
+            o->e[r * width + j] = v - fit[r * width + j];
         }
     loss = 0;
+    if (o->kind == SAE_TRAINER_SPARSIFY)
+        for (size_t j = 0; j < width; j++) {
+            double mean = 0;
+            for (size_t r = 0; r < n; r++) mean += y[r * width + j] / rows;
+            for (size_t r = 0; r < n; r++) variance += pow(y[r * width + j] - mean, 2);
+        }
+    else variance = rows;
     if (o->kind == SAE_TRAINER_MATRYOSHKA) {
         size_t end = 0;
         for (size_t group = 0; group < o->num_groups; group++) {
             double w = o->group_weights[group] / (double)o->num_groups;
             end += o->group_sizes[group];
             for (size_t r = 0; r < n; r++)
-                for (size_t j = 0; j < d; j++) {
-                    double v = bd[j] - y[r * d + j], dv;
-                    for (size_t i = 0; i < end; i++) v += o->f[r * m + i] * Wd[i * d + j];
+                for (size_t j = 0; j < width; j++) {
+                    double v = bd[j] - fit[r * width + j], dv;
+                    for (size_t i = 0; i < end; i++) v += o->f[r * m + i] * Wd[i * width + j];
                     loss += w * v * v / rows;
                     dv = w * 2 * v / rows;
                     gbd[j] += dv;
+                    for (size_t c = 0; o->skip && c < o->d; c++)
+                        gWs[j * o->d + c] += dv * x[r * o->d + c];
                     for (size_t i = 0; i < end; i++) {
-                        gWd[i * d + j] += dv * o->f[r * m + i];
-                        o->gf[r * m + i] += dv * Wd[i * d + j];
+                        gWd[i * width + j] += dv * o->f[r * m + i];
+                        o->gf[r * m + i] += dv * Wd[i * width + j];
                     }
                 }
         }
     } else {
         for (size_t r = 0; r < n; r++) {
-            double square = oracle_dot(o->e + r * d, o->e + r * d, d), norm = sqrt(square);
-            loss += (o->norm_loss ? norm : square) / rows;
-            for (size_t j = 0; j < d; j++)
-                o->gx[r * d + j] = o->norm_loss ? (norm > 0 ? o->e[r * d + j] / norm / rows : 0)
-                                                : 2 * o->e[r * d + j] / rows;
+            double square = oracle_dot(o->e + r * width, o->e + r * width, width), norm = sqrt(square);
+            loss += (o->norm_loss ? norm : square) / variance;
+            for (size_t j = 0; j < width; j++)
+                o->gx[r * width + j] = o->norm_loss ? (norm > 0 ? o->e[r * width + j] / norm / rows : 0)
+                                                : 2 * o->e[r * width + j] / variance;
         }
         for (size_t r = 0; r < n; r++)
-            for (size_t j = 0; j < d; j++) {
-                double dv = o->gx[r * d + j];
+            for (size_t j = 0; j < width; j++) {
+                double dv = o->gx[r * width + j];
                 gbd[j] += dv;
+                for (size_t c = 0; o->skip && c < o->d; c++)
+                    gWs[j * o->d + c] += dv * x[r * o->d + c];
                 for (size_t i = 0; i < m; i++) {
-                    gWd[i * d + j] += dv * o->f[r * m + i];
-                    o->gf[r * m + i] += dv * Wd[i * d + j];
+                    gWd[i * width + j] += dv * o->f[r * m + i];
+                    o->gf[r * m + i] += dv * Wd[i * width + j];
                 }
             }
     }
-    st->l2_loss = loss;
+    st->l2_loss = o->kind == SAE_TRAINER_SPARSIFY ? loss * variance / rows : loss;
+    st->fvu = loss;
 
     /* sparsity */
     if (o->kind == SAE_TRAINER_STANDARD_APRIL) {
         int power = o->arch == SAE_ARCH_STANDARD_NEW ? 2 : 1;
         for (size_t i = 0; i < m; i++) {
-            double norm = sqrt(oracle_dot(Wd + i * d, Wd + i * d, d));
+            double norm = sqrt(oracle_dot(Wd + i * width, Wd + i * width, width));
             for (size_t r = 0; r < n; r++) {
                 double f = o->f[r * m + i];
                 sparse += f * pow(norm, power) / rows;
                 o->gf[r * m + i] += o->l1 * s / rows * pow(norm, power);
-                for (size_t j = 0; j < d; j++)
-                    gWd[i * d + j] +=
-                        o->l1 * s / rows * f * power * pow(norm, power - 2) * Wd[i * d + j];
+                for (size_t j = 0; j < width; j++)
+                    gWd[i * width + j] +=
+                        o->l1 * s / rows * f * power * pow(norm, power - 2) * Wd[i * width + j];
             }
         }
         loss += o->l1 * s * sparse;
@@ -505,16 +551,17 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
     if (oracle_is_gated(o)) {
         double aux = 0;
         if (!z->held) {
-            memcpy(z->Wd, Wd, m * d * sizeof(double));
-            memcpy(z->bd, bd, d * sizeof(double));
+            memcpy(z->Wd, Wd, m * width * sizeof(double));
+            memcpy(z->y, fit, n * width * sizeof(double));
+            memcpy(z->bd, bd, width * sizeof(double));
         }
         for (size_t r = 0; r < n; r++)
-            for (size_t j = 0; j < d; j++) {
-                double v = z->bd[j] - y[r * d + j];
-                for (size_t i = 0; i < m; i++) v += o->gate[r * m + i] * z->Wd[i * d + j];
+            for (size_t j = 0; j < width; j++) {
+                double v = z->bd[j] - z->y[r * width + j];
+                for (size_t i = 0; i < m; i++) v += o->gate[r * m + i] * z->Wd[i * width + j];
                 aux += v * v / rows;
                 for (size_t i = 0; i < m; i++)
-                    ggate[r * m + i] += 2 * v / rows * z->Wd[i * d + j];
+                    ggate[r * m + i] += 2 * v / rows * z->Wd[i * width + j];
             }
         loss += aux;
         st->aux_loss = aux;
@@ -523,38 +570,63 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
     /* auxiliary top-k: dead latents explain the detached residual */
     st->auxk_loss = 0;
     st->pre_norm_auxk_loss = -1;
-    if (oracle_is_topk(o) && o->num_dead && o->auxk_alpha > 0) {
+    if (o->kind == SAE_TRAINER_SPARSIFY && o->num_dead && o->auxk_alpha > 0) {
+        /* e from the dead latents and b_dec; nothing reaches the encoder */
+        size_t half = o->d / 2, k = half < o->num_dead ? half : o->num_dead;
+        double share = o->num_dead < half ? (double)o->num_dead / (double)half : 1;
+        bool *taken = (bool *)calloc(n * m, sizeof(bool));
+        double *p = oracle_doubles(n * m);
+        if (!z->held)
+            for (size_t q = 0; q < n * width; q++) z->residual[q] = -o->e[q];
+        for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
+        for (size_t r = 0; r < n; r++) {
+            oracle_largest(p + r * m, m, o->dead, m, k, taken + r * m);
+            for (size_t j = 0; j < width; j++) {
+                double v = bd[j] - z->residual[r * width + j], dv;
+                for (size_t i = 0; i < m; i++)
+                    if (taken[r * m + i]) v += p[r * m + i] * Wd[i * width + j];
+                st->auxk_loss += share * v * v / variance;
+                dv = o->auxk_alpha * share * 2 * v / variance;
+                gbd[j] += dv;
+                for (size_t i = 0; i < m; i++)
+                    if (taken[r * m + i]) gWd[i * width + j] += dv * p[r * m + i];
+            }
+        }
+        loss += o->auxk_alpha * st->auxk_loss;
+        free(taken);
+        free(p);
+    } else if (oracle_is_topk(o) && o->num_dead && o->auxk_alpha > 0) {
         size_t k = o->top_k_aux < o->num_dead ? o->top_k_aux : o->num_dead;
         bool *taken = (bool *)calloc(n * m, sizeof(bool));
-        double *p = oracle_doubles(n * m), *v = oracle_doubles(n * d), a = 0;
+        double *p = oracle_doubles(n * m), *v = oracle_doubles(n * width), a = 0;
         if (!z->held) {
             z->denominator = 0;
-            for (size_t q = 0; q < n * d; q++) z->residual[q] = -o->e[q];
-            for (size_t j = 0; j < d; j++) {
+            for (size_t q = 0; q < n * width; q++) z->residual[q] = -o->e[q];
+            for (size_t j = 0; j < width; j++) {
                 double mean = 0;
-                for (size_t r = 0; r < n; r++) mean += z->residual[r * d + j] / rows;
+                for (size_t r = 0; r < n; r++) mean += z->residual[r * width + j] / rows;
                 for (size_t r = 0; r < n; r++)
-                    z->denominator += pow(z->residual[r * d + j] - mean, 2) / rows;
+                    z->denominator += pow(z->residual[r * width + j] - mean, 2) / rows;
             }
         }
         for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
         for (size_t r = 0; r < n; r++) {
             oracle_largest(p + r * m, m, o->dead, m, k, taken + r * m);
-            for (size_t j = 0; j < d; j++) {
-                double w = -z->residual[r * d + j];
+            for (size_t j = 0; j < width; j++) {
+                double w = -z->residual[r * width + j];
                 for (size_t i = 0; i < m; i++)
-                    if (taken[r * m + i]) w += p[r * m + i] * Wd[i * d + j];
-                v[r * d + j] = w;
+                    if (taken[r * m + i]) w += p[r * m + i] * Wd[i * width + j];
+                v[r * width + j] = w;
                 a += w * w / rows;
             }
         }
         for (size_t r = 0; r < n; r++)
             for (size_t i = 0; i < m; i++)
                 if (taken[r * m + i] && p[r * m + i] > 0)
-                    for (size_t j = 0; j < d; j++) {
-                        double dv = o->auxk_alpha / z->denominator * 2 * v[r * d + j] / rows;
-                        gWd[i * d + j] += dv * p[r * m + i];
-                        direct[r * m + i] += dv * Wd[i * d + j];
+                    for (size_t j = 0; j < width; j++) {
+                        double dv = o->auxk_alpha / z->denominator * 2 * v[r * width + j] / rows;
+                        gWd[i * width + j] += dv * p[r * m + i];
+                        direct[r * m + i] += dv * Wd[i * width + j];
                     }
         st->pre_norm_auxk_loss = a;
         st->auxk_loss = a / z->denominator;
@@ -567,33 +639,33 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
     /* ghost gradients */
     if (o->num_ghosts) {
         double ghost = 0, mse = 0;
-        double *xg = oracle_doubles(n * d), *diff = oracle_doubles(n * d);
+        double *xg = oracle_doubles(n * width), *diff = oracle_doubles(n * width);
         for (size_t r = 0; r < n; r++) {
-            double norm = sqrt(oracle_dot(o->e + r * d, o->e + r * d, d));
-            for (size_t j = 0; j < d; j++)
+            double norm = sqrt(oracle_dot(o->e + r * width, o->e + r * width, width));
+            for (size_t j = 0; j < width; j++)
                 for (size_t i = 0; i < m; i++)
-                    if (o->ghost[i]) xg[r * d + j] += exp(o->pre[r * m + i]) * Wd[i * d + j];
+                    if (o->ghost[i]) xg[r * width + j] += exp(o->pre[r * m + i]) * Wd[i * width + j];
             if (!z->held) {
                 z->ghost_scale[r] =
-                    norm / (2 * sqrt(oracle_dot(xg + r * d, xg + r * d, d)) + 1e-8);
-                for (size_t j = 0; j < d; j++) z->residual[r * d + j] = -o->e[r * d + j];
+                    norm / (2 * sqrt(oracle_dot(xg + r * width, xg + r * width, width)) + 1e-8);
+                for (size_t j = 0; j < width; j++) z->residual[r * width + j] = -o->e[r * width + j];
             }
-            for (size_t j = 0; j < d; j++)
-                diff[r * d + j] = z->residual[r * d + j] - z->ghost_scale[r] * xg[r * d + j];
-            ghost += sqrt(oracle_dot(diff + r * d, diff + r * d, d)) / rows;
+            for (size_t j = 0; j < width; j++)
+                diff[r * width + j] = z->residual[r * width + j] - z->ghost_scale[r] * xg[r * width + j];
+            ghost += sqrt(oracle_dot(diff + r * width, diff + r * width, width)) / rows;
             mse += norm / rows;
         }
         if (!z->held) z->ghost_factor = mse / (ghost + 1e-8);
         loss += ghost * z->ghost_factor;
         for (size_t r = 0; r < n; r++) {
-            double norm = sqrt(oracle_dot(diff + r * d, diff + r * d, d));
-            for (size_t j = 0; j < d; j++) {
-                double dv = -z->ghost_factor * z->ghost_scale[r] * diff[r * d + j] / norm / rows;
+            double norm = sqrt(oracle_dot(diff + r * width, diff + r * width, width));
+            for (size_t j = 0; j < width; j++) {
+                double dv = -z->ghost_factor * z->ghost_scale[r] * diff[r * width + j] / norm / rows;
                 for (size_t i = 0; i < m; i++)
                     if (o->ghost[i]) {
                         double a = exp(o->pre[r * m + i]);
-                        gWd[i * d + j] += dv * a;
-                        direct[r * m + i] += dv * Wd[i * d + j] * a;
+                        gWd[i * width + j] += dv * a;
+                        direct[r * m + i] += dv * Wd[i * width + j] * a;
                     }
             }
         }
@@ -627,6 +699,7 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
     st->loss = loss;
     free(ggate);
     free(direct);
+    free(fit);
     if (!grad) free(g);
     return loss;
 }
@@ -638,7 +711,7 @@ ORACLE_UNUSED static double oracle_margin(oracle *o, const double *theta, const 
     double least = 1e300, lowest_on = 1e300, highest_off = 0;
     oracle_loss(o, theta, x, y, n, NULL);
     for (size_t r = 0; r < n; r++) {
-        if (o->kind == SAE_TRAINER_TOP_K) lowest_on = 1e300, highest_off = 0;
+        if (oracle_each_row(o)) lowest_on = 1e300, highest_off = 0;
         for (size_t i = 0; i < m; i++) {
             size_t q = r * m + i;
             double u = o->pre[q], v = fabs(u);
@@ -660,7 +733,7 @@ ORACLE_UNUSED static double oracle_margin(oracle *o, const double *theta, const 
             }
         }
         if (oracle_is_topk(o) && lowest_on - highest_off < least
-            && (o->kind == SAE_TRAINER_TOP_K || r + 1 == n))
+            && (oracle_each_row(o) || r + 1 == n))
             least = lowest_on - highest_off;
     }
     return least;
@@ -778,6 +851,49 @@ ORACLE_UNUSED static void oracle_anneal(oracle *o, const double *fs, size_t n) {
     o->p_count++;
 }
 
+/* Before the first step: b_dec's start, and sparsify's. */
+ORACLE_UNUSED static void oracle_begin(oracle *o, const double *x, const double *y, size_t n) {
+    double *be = ORACLE_BE(o, o->theta), *bd = ORACLE_BD(o, o->theta);
+    if (o->kind != SAE_TRAINER_SPARSIFY) {
+        oracle_median(y, n, o->out, bd);
+        return;
+    }
+    if (!o->finetune) {
+        memset(bd, 0, o->out * sizeof *bd);
+        for (size_t q = 0; q < n * o->out; q++) bd[q % o->out] += y[q] / (double)n;
+        for (size_t i = 0; i < o->m; i++) {
+            be[i] = 0;
+            for (size_t q = 0; q < n * o->d; q++)
+                be[i] -= ORACLE_WE(o, o->theta)[i * o->d + q % o->d] * x[q] / (double)n;
+        }
+    }
+    for (size_t i = 0; o->optimizer != SAE_OPTIMIZER_ADAM && i < oracle_size(o); i++)
+        o->first[i] = o->second[i] = o->theta[i];
+}
+
+ORACLE_UNUSED static size_t oracle_sparsify_k(const oracle *o, uint64_t t) {
+    double u = t ? (double)(t - 1) : 0, first = (double)(o->m < 10 * o->d ? o->m : 10 * o->d);
+    if (u >= (double)o->k_decay) return o->k_target;
+    return (size_t)rint(first * (1 - u / (double)o->k_decay)
+                        + (double)o->k_target * u / (double)o->k_decay);
+}
+
+/* Adam; or signum, whose first is z and whose second the average. */
+ORACLE_UNUSED static void oracle_sparsify_update(oracle *o, double lr) {
+    size_t size = oracle_size(o);
+    o->t++;
+    o->k = oracle_sparsify_k(o, o->t);
+    if (o->optimizer == SAE_OPTIMIZER_ADAM) {
+        oracle_adam(lr, o->beta1, o->beta2, o->t, o->theta, o->grad, o->first, o->second, size);
+        return;
+    }
+    for (size_t i = 0; i < size; i++) {
+        o->first[i] -= lr * (double)((o->grad[i] > 0) - (o->grad[i] < 0));
+        o->second[i] += (o->first[i] - o->second[i]) / (double)o->t;
+        o->theta[i] = o->second[i] + 0.05 * (o->first[i] - o->second[i]);
+    }
+}
+
 /* One update. y may be NULL (x). */
 ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *y, size_t n) {
     size_t m = o->m, d = o->d, size = oracle_size(o);
@@ -788,20 +904,27 @@ ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *
     bool unit = oracle_is_topk(o) || o->kind == SAE_TRAINER_JUMP_RELU;
     if (!y) y = x;
 
-    if (oracle_is_topk(o) && o->t == 0) oracle_median(x, n, d, ORACLE_BD(o, o->theta));
+    if (oracle_is_topk(o) && o->t == 0) oracle_begin(o, x, y, n);
     oracle_encode(o, o->theta, x, n);
-    if (oracle_is_topk(o) && o->t > o->threshold_start) oracle_update_threshold(o, n);
+    if (oracle_is_topk(o) && o->kind != SAE_TRAINER_SPARSIFY && o->t > o->threshold_start)
+        oracle_update_threshold(o, n);
     o->num_dead = o->num_ghosts = 0;
     for (size_t i = 0; i < m; i++) {
         bool fired = false, any = false;
         double sum = 0;
         for (size_t r = 0; r < n; r++) {
-            fired = fired || (o->kind == SAE_TRAINER_TOP_K && o->on[r * m + i]);
+            fired = fired || (oracle_each_row(o) && o->on[r * m + i]);
             any = any || o->f[r * m + i] != 0;
             sum += o->f[r * m + i];
             l0 += (o->f[r * m + i] != 0) / (double)n;
         }
-        if (o->kind != SAE_TRAINER_TOP_K) fired = sum > 0;
+        if (!oracle_each_row(o)) fired = sum > 0;
+        if (o->kind == SAE_TRAINER_SPARSIFY) { /* as it was before this batch */
+            o->dead[i] = o->since[i] > o->dead_threshold;
+            o->since[i] = fired ? 0 : o->since[i] + n;
+            o->num_dead += o->dead[i];
+            continue;
+        }
         o->since[i] = fired ? 0 : o->since[i] + n;
         o->dead[i] = o->kind == SAE_TRAINER_JUMP_RELU ? o->since[i] > o->dead_threshold
                                                       : o->since[i] >= o->dead_threshold;
@@ -823,7 +946,14 @@ ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *
     o->stats.next_p = o->next_p;
     o->stats.sparsity_coeff = o->coeff;
 
-    if (constrained || unit) oracle_remove_parallel(W, gW, m, d, constrained ? 0 : 1e-6);
+    o->stats.k = (double)o->k;
+    if (o->kind == SAE_TRAINER_SPARSIFY && o->optimizer != SAE_OPTIMIZER_ADAM)
+        lr = o->stats.lr = o->base_lr;
+    if (o->kind == SAE_TRAINER_SPARSIFY) {
+        oracle_sparsify_update(o, lr);
+        return;
+    }
+    if (constrained || unit) oracle_remove_parallel(W, gW, m, o->out, constrained ? 0 : 1e-6);
     if (!constrained) {
         norm = sqrt(oracle_dot(o->grad, o->grad, size));
         if (1 / (norm + 1e-6) < 1)
@@ -831,7 +961,7 @@ ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *
     }
     o->stats.grad_norm = norm;
     oracle_adam(lr, o->beta1, o->beta2, o->t + 1, o->theta, o->grad, o->first, o->second, size);
-    if (constrained || unit) oracle_unit_rows(W, m, d, constrained ? 0 : (double)FLT_EPSILON);
+    if (constrained || unit) oracle_unit_rows(W, m, o->out, constrained ? 0 : (double)FLT_EPSILON);
     if (o->k_anneal) {
         double r = (double)(o->t < o->k_anneal ? o->t : o->k_anneal) / (double)o->k_anneal;
         o->k = (size_t)((double)d * (1 - r) + (double)o->k_target * r);

@@ -30,6 +30,13 @@ static const variant variants[] = {
     { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, 0x14039131866cef83ull },
     { "matryoshka_batch_top_k", SAE_TRAINER_MATRYOSHKA, 0x8a2eee8e897c2666ull },
     { "jumprelu", SAE_TRAINER_JUMP_RELU, 0x5cc8adb290cbfc9cull },
+    { "standard, transcoder", SAE_TRAINER_STANDARD, 0xe9fe6594a964de7cull },
+    { "gated, transcoder", SAE_TRAINER_GATED, 0xc0e4b403c1b63a3full },
+    { "top_k, transcoder", SAE_TRAINER_TOP_K, 0x5b9a2fd2c57585b8ull },
+    { "matryoshka, transcoder", SAE_TRAINER_MATRYOSHKA, 0x5c2610f11efcce8aull },
+    { "jumprelu, transcoder", SAE_TRAINER_JUMP_RELU, 0x4c4bc73537029a0eull },
+    { "sparsify", SAE_TRAINER_SPARSIFY, 0x8809e87759dd76c5ull },
+    { "sparsify, adam", SAE_TRAINER_SPARSIFY, 0xa66a6b179759d1a4ull },
 };
 enum { VARIANTS = sizeof variants / sizeof *variants, STEPS = 12 };
 
@@ -40,6 +47,8 @@ static sae_trainer_desc settings(const variant *v, size_t d, size_t m, size_t ba
     if (strstr(v->name, "resampling")) s.resample_steps = 4;
     if (strstr(v->name, "new")) s.arch = SAE_ARCH_STANDARD_NEW;
     if (strstr(v->name, "annealed")) s.k_anneal_steps = 8;
+    if (strstr(v->name, "transcoder")) s.output_dim = d + 3, s.skip_connection = 1;
+    if (strstr(v->name, "adam")) s.optimizer = SAE_OPTIMIZER_ADAM, s.lr_warmup_steps = 3;
     if (s.k) s.auxk_alpha = 0.1, s.dead_feature_threshold = 3 * batch;
     return s;
 }
@@ -53,7 +62,9 @@ static uint64_t train(const variant *v, int threads, const char *set, size_t d, 
     sae_context *ctx = NULL;
     sae_trainer *trainer = NULL;
     sae_trainer_desc s = settings(v, d, m, batch);
+    size_t out_dim = s.output_dim ? s.output_dim : d;
     float *x = (float *)malloc(batch * d * sizeof *x);
+    float *y = (float *)malloc(batch * out_dim * sizeof *y);
     const sae_dictionary *dict;
     uint64_t hash = 0;
     memset(&cd, 0, sizeof cd);
@@ -70,7 +81,8 @@ static uint64_t train(const variant *v, int threads, const char *set, size_t d, 
     for (size_t t = 0; t < steps; t++) {
         size_t n = batch - (t % 4 == 3);
         check_activations(t, x, n, d);
-        CHECK_OK(ctx, sae_trainer_step(trainer, x, NULL, n), goto end);
+        if (s.output_dim) check_activations(1000 + t, y, n, out_dim);
+        CHECK_OK(ctx, sae_trainer_step(trainer, x, s.output_dim ? y : NULL, n), goto end);
     }
     dict = sae_trainer_dictionary(trainer);
     hash = common_hash(dict);
@@ -81,6 +93,7 @@ end:
     sae_trainer_destroy(trainer);
     sae_context_destroy(ctx);
     free(x);
+    free(y);
     return hash;
 }
 
@@ -231,7 +244,9 @@ static void silent_rows(void) {
             float *got = train_sparse(common_kind(i), NULL, 1 + k % 3, k > 1, &other_count, &waited);
             CHECK(want && got && count == other_count && !memcmp(want, got, count * sizeof *got),
                   "rows that waited have other bits");
-            CHECK(waited == (common_kind(i) != SAE_TRAINER_STANDARD_APRIL), "waited: %d", waited);
+            CHECK(waited == (common_kind(i) != SAE_TRAINER_STANDARD_APRIL
+                             && common_kind(i) != SAE_TRAINER_SPARSIFY),
+                  "waited: %d", waited);
             free(got);
         }
         free(want);
@@ -333,7 +348,9 @@ static void resume(size_t which, bool normalize, bool sequential) {
     }
     for (int i = 0; i < 2; i++)
         for (int k = 0; k < 2; k++) {
-            const char *name = k ? "ae.pt" : "ae.safetensors";
+            const char *name = common_kind(which) == SAE_TRAINER_SPARSIFY
+                                   ? k ? "cfg.json" : "sae.safetensors"
+                                   : k ? "ae.pt" : "ae.safetensors";
             char *a = check_read(check_path("%s/trainer_%d/%s", whole, i, name), &a_size);
             char *b = check_read(check_path("%s/trainer_%d/%s", broken, i, name), &b_size);
             CHECK(a && b && a_size == b_size && !memcmp(a, b, a_size),

@@ -117,7 +117,7 @@ static void oracle_run(const sae_trainer_desc *s, const float *x, const float *y
     size_t d = s->activation_dim, m = s->dict_size, n = s->batch_size, at = 0;
     double *xd = oracle_doubles(n * d), *yd = oracle_doubles(n * d);
     sae_load_desc load = { common_arch(s), s->k, true, false, 0, 0, NULL, 0, NULL, 0 };
-    common_block blocks[6];
+    common_block blocks[7];
     sae_dictionary *dict;
     oracle o;
     oracle_init(&o, s);

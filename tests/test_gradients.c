@@ -20,50 +20,65 @@ typedef struct example {
     sae_sparsity_function sparsity;
     double p;
     bool norm_loss, target;
+    size_t out; /* of a transcoder with a skip connection */
 } example;
 
 static const example examples[] = {
-    { "standard", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0, 0 },
+    { "standard", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0, 0, 0 },
     { "standard, transcoder", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0,
-      SAE_SPARSITY_L1, 1, 0, 1 },
+      SAE_SPARSITY_L1, 1, 0, 1, 0 },
     { "standard, norm loss, target", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0,
-      SAE_SPARSITY_L1, 1, 1, 1 },
+      SAE_SPARSITY_L1, 1, 1, 1, 0 },
     { "standard, entropy", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-2, 0, 0, 0,
-      SAE_SPARSITY_ENTROPY, 1, 1, 0 },
+      SAE_SPARSITY_ENTROPY, 1, 1, 0, 0 },
     { "standard, ghosts", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 3, SAE_SPARSITY_L1, 1,
-      1, 0 },
-    { "standard, ghosts, squares", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 3,
-      SAE_SPARSITY_L1, 1, 0, 1 },
-    { "standard_april", SAE_TRAINER_STANDARD_APRIL, SAE_ARCH_STANDARD, 1e-4, 0, 0, 0,
-      SAE_SPARSITY_L1, 1, 0, 0 },
-    { "standard_april, new", SAE_TRAINER_STANDARD_APRIL, SAE_ARCH_STANDARD_NEW, 1e-4, 0, 0, 0,
-      SAE_SPARSITY_L1, 1, 0, 0 },
-    { "gated", SAE_TRAINER_GATED, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0, 0 },
-    { "gated_anneal, Lp^p", SAE_TRAINER_GATED_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0,
-      SAE_SPARSITY_LP_P, 0.7, 0, 0 },
-    { "gated_anneal, Lp", SAE_TRAINER_GATED_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0,
-      SAE_SPARSITY_LP, 0.6, 0, 0 },
-    { "p_anneal, Lp", SAE_TRAINER_P_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0, SAE_SPARSITY_LP, 0.5,
-      0, 0 },
-    { "p_anneal, Lp, p = 1", SAE_TRAINER_P_ANNEAL, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_LP,
       1, 0, 0 },
+    { "standard, ghosts, squares", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 3,
+      SAE_SPARSITY_L1, 1, 0, 1, 0 },
+    { "standard_april", SAE_TRAINER_STANDARD_APRIL, SAE_ARCH_STANDARD, 1e-4, 0, 0, 0,
+      SAE_SPARSITY_L1, 1, 0, 0, 0 },
+    { "standard_april, new", SAE_TRAINER_STANDARD_APRIL, SAE_ARCH_STANDARD_NEW, 1e-4, 0, 0, 0,
+      SAE_SPARSITY_L1, 1, 0, 0, 0 },
+    { "gated", SAE_TRAINER_GATED, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0, 0, 0 },
+    { "gated_anneal, Lp^p", SAE_TRAINER_GATED_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0,
+      SAE_SPARSITY_LP_P, 0.7, 0, 0, 0 },
+    { "gated_anneal, Lp", SAE_TRAINER_GATED_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0,
+      SAE_SPARSITY_LP, 0.6, 0, 0, 0 },
+    { "p_anneal, Lp", SAE_TRAINER_P_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0, SAE_SPARSITY_LP, 0.5,
+      0, 0, 0 },
+    { "p_anneal, Lp, p = 1", SAE_TRAINER_P_ANNEAL, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_LP,
+      1, 0, 0, 0 },
     { "p_anneal, Lp^p", SAE_TRAINER_P_ANNEAL, SAE_ARCH_DEFAULT, 2e-2, 0, 0, 0, SAE_SPARSITY_LP_P,
-      0.4, 0, 0 },
-    { "top_k", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0, 0 },
-    { "top_k, auxk", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0, SAE_SPARSITY_L1, 1, 0, 0 },
+      0.4, 0, 0, 0 },
+    { "top_k", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0, 0, 0 },
+    { "top_k, auxk", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0, SAE_SPARSITY_L1, 1, 0, 0, 0 },
     { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1,
-      0, 0 },
+      0, 0, 0 },
     { "batch_top_k, auxk", SAE_TRAINER_BATCH_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0,
-      SAE_SPARSITY_L1, 1, 0, 0 },
+      SAE_SPARSITY_L1, 1, 0, 0, 0 },
     { "matryoshka", SAE_TRAINER_MATRYOSHKA, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0,
-      0 },
+      0, 0 },
     { "matryoshka, auxk, target", SAE_TRAINER_MATRYOSHKA, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0,
-      SAE_SPARSITY_L1, 1, 0, 1 },
+      SAE_SPARSITY_L1, 1, 0, 1, 0 },
+    { "standard, wider", SAE_TRAINER_STANDARD, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1,
+      0, 1, 7 },
+    { "gated, wider", SAE_TRAINER_GATED, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0, 1,
+      6 },
+    { "top_k, auxk, narrower", SAE_TRAINER_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 5, 0, SAE_SPARSITY_L1,
+      1, 0, 1, 4 },
+    { "matryoshka, wider", SAE_TRAINER_MATRYOSHKA, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0,
+      SAE_SPARSITY_L1, 1, 0, 1, 7 },
+    { "batch_top_k, skip", SAE_TRAINER_BATCH_TOP_K, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0,
+      SAE_SPARSITY_L1, 1, 0, 1, 5 },
+    { "jumprelu, wider", SAE_TRAINER_JUMP_RELU, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1,
+      0, 1, 8 },
+    { "sparsify", SAE_TRAINER_SPARSIFY, SAE_ARCH_DEFAULT, 1e-4, 3, 0, 0, SAE_SPARSITY_L1, 1, 0, 1,
+      5 },
     { "jumprelu", SAE_TRAINER_JUMP_RELU, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0,
-      0 },
+      0, 0 },
 };
 
-enum { D = 5, M = 11, N = 6 };
+enum { D = 5, M = 11, N = 6, MOST = 8 };
 
 static void draw(oracle *o, uint64_t seed, double *x, double *y) {
     check_rng rng = { seed };
@@ -73,8 +88,8 @@ static void draw(oracle *o, uint64_t seed, double *x, double *y) {
     if (o->arch == SAE_ARCH_STANDARD || o->arch == SAE_ARCH_STANDARD_NEW || oracle_is_topk(o))
         memset(ORACLE_A0(o, o->theta), 0, M * sizeof(double));
     if (o->arch != SAE_ARCH_GATED) memset(ORACLE_A1(o, o->theta), 0, M * sizeof(double));
-    for (size_t q = 0; q < N * D; q++) {
-        x[q] = check_normal(&rng);
+    for (size_t q = 0; q < N * MOST; q++) {
+        if (q < N * D) x[q] = check_normal(&rng);
         y[q] = check_normal(&rng);
     }
 }
@@ -82,9 +97,9 @@ static void draw(oracle *o, uint64_t seed, double *x, double *y) {
 static void run(const example *c) {
     sae_trainer_desc s;
     oracle o;
-    double x[N * D], y[N * D], *difference;
+    double x[N * D], y[N * MOST], *difference;
     const double *target = c->target ? y : x;
-    const char *const names[] = { "W_enc", "W_dec", "b_enc", "aux0", "aux1", "b_dec" };
+    const char *const names[] = { "W_enc", "W_dec", "b_enc", "aux0", "aux1", "b_dec", "W_skip" };
     size_t at = 0;
     uint64_t seed = 1;
     check_test = c->name;
@@ -109,6 +124,8 @@ static void run(const example *c) {
     s.group_weights[1] = 0.3;
     s.group_weights[2] = 0.9;
     s.reconstruction_norm = c->norm_loss;
+    s.output_dim = c->out;
+    s.skip_connection = c->out > 0;
     oracle_init(&o, &s);
     o.t = 7; /* sparsity factor 0.7 */
     o.p = c->p;
@@ -125,8 +142,8 @@ static void run(const example *c) {
     difference = oracle_doubles(oracle_size(&o));
     oracle_finite_difference(&o, x, target, N, 1e-6, difference);
     oracle_loss(&o, o.theta, x, target, N, o.grad);
-    for (size_t b = 0; b < 6; b++) {
-        size_t count = b < 2 ? M * D : b < 5 ? M : D;
+    for (size_t b = 0; b < (c->out ? 7 : 6); b++) {
+        size_t count = b == 0 ? M * D : b == 1 ? M * o.out : b < 5 ? M : b == 5 ? o.out : o.out * D;
         double worst = 0, largest = 0;
         for (size_t i = at; i < at + count; i++) {
             worst = fmax(worst, fabs(o.grad[i] - difference[i]));

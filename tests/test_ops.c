@@ -820,6 +820,54 @@ static void op_sums(rig *g) {
     same_number(g, "mean count", down_double(g, d), (double)nonzero / (double)g->n);
 }
 
+/* W [m][ld]: m outputs. */
+static void op_skip(rig *g) {
+    size_t room = g->n * g->mp;
+    float *x = matrix(g, g->n), *W = matrix(g, g->m), *y = floats(g, room), *e = floats(g, room);
+    float *want = floats(g, room), *grad = floats(g, g->m * g->ld);
+    float *dx = up(g, x, g->n * g->ld), *dW = up(g, W, g->m * g->ld), *out = up(g, want, room);
+    float *dgrad = up(g, grad, g->m * g->ld);
+    if (!g->ops->skip) return;
+    for (size_t r = 0; r < g->n; r++)
+        for (size_t o = 0; o < g->m; o++) {
+            y[r * g->mp + o] = number(g), e[r * g->mp + o] = number(g);
+            want[r * g->mp + o] =
+                y[r * g->mp + o] + (float)-oracle_op_dot(x + r * g->ld, W + o * g->ld, g->ld);
+        }
+    OP(g, skip)(&g->w, dx, g->n, dW, g->m, up(g, y, room), out);
+    same(g, "y - W x", down(g, out, room), want, room);
+    for (size_t o = 0; o < g->m; o++)
+        for (size_t c = 0; c < g->ld; c++) {
+            float sum = 0;
+            for (size_t at = 0; at < g->n; at += 1024) {
+                float part = 0;
+                for (size_t r = at; r < g->n && r < at + 1024; r++)
+                    part = fmaf(e[r * g->mp + o], x[r * g->ld + c], part);
+                sum += part;
+            }
+            grad[o * g->ld + c] = -0.7f * sum;
+        }
+    OP(g, skip_grad)(&g->w, dx, up(g, e, room), g->n, g->m, -0.7f, dgrad);
+    same(g, "sum e x", down(g, dgrad, g->m * g->ld), grad, g->m * g->ld);
+}
+
+static void op_signum(rig *g) {
+    size_t count = g->n * g->ld;
+    float *grad = matrix(g, g->n), *z = matrix(g, g->n), *a = matrix(g, g->n);
+    float *p = floats(g, count), *dg = up(g, grad, count);
+    float *dz = up(g, z, count), *da = up(g, a, count), *dp = up(g, p, count);
+    if (!g->ops->signum) return;
+    for (size_t i = 0; i < count; i++) {
+        z[i] -= grad[i] > 0 ? 0.01f : grad[i] < 0 ? -0.01f : 0;
+        a[i] = fmaf(0.25f, z[i] - a[i], a[i]);
+        p[i] = fmaf(0.05f, z[i] - a[i], a[i]);
+    }
+    OP(g, signum)(&g->w, 0.01f, 0.25f, 0.05f, dg, dz, da, dp, count);
+    same(g, "z", down(g, dz, count), z, count);
+    same(g, "average", down(g, da, count), a, count);
+    same(g, "parameters", down(g, dp, count), p, count);
+}
+
 /* ---- weights --------------------------------------------------------------------------------- */
 
 static void op_norms(rig *g) {
@@ -1107,6 +1155,7 @@ static const struct {
     { "adam", op_adam },               { "update_threshold", op_threshold },
     { "geometric_median", op_median }, { "resample", op_resample },
     { "reconstruct, adam_rows", op_fused }, { "catch_up", op_catch_up },
+    { "skip, skip_grad", op_skip },    { "signum", op_signum },
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 

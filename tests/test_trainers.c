@@ -18,6 +18,7 @@ typedef struct options {
     size_t weak;   /* every weak-th latent starts dead */
     double offset; /* of the encoder's bias */
     bool target, ragged;
+    int wider; /* the output is so much wider than the input */
 } options;
 
 static void set_none(sae_trainer_desc *s) { (void)s; }
@@ -97,48 +98,90 @@ static void set_narrow(sae_trainer_desc *s) {
 static void set_wide(sae_trainer_desc *s) { s->bandwidth = 1.5; } /* theta < bandwidth / 2 */
 static void set_jump_dead(sae_trainer_desc *s) { s->dead_feature_threshold = s->batch_size; }
 
+static void set_skip(sae_trainer_desc *s) { s->skip_connection = 1; }
+static void set_skip_auxk(sae_trainer_desc *s) {
+    set_auxk(s);
+    s->skip_connection = 1;
+}
+static void set_skip_raw(sae_trainer_desc *s) {
+    s->skip_connection = 1;
+    s->apply_b_dec_to_input = -1;
+}
+static void set_subtracted(sae_trainer_desc *s) { s->apply_b_dec_to_input = 1; }
+static void set_skip_groups(sae_trainer_desc *s) {
+    set_groups(s);
+    s->skip_connection = 1;
+}
+static void set_adam(sae_trainer_desc *s) {
+    s->optimizer = SAE_OPTIMIZER_ADAM;
+    s->lr_warmup_steps = 4;
+    s->k_decay_steps = 0;
+    set_skip_auxk(s);
+}
+/* with b_dec at the mean its first gradient is rounding, and so its sign */
+static void set_signum(sae_trainer_desc *s) {
+    s->finetune = 1;
+    s->skip_connection = 1;
+    s->auxk_alpha = -1;
+}
+
 static const options cases[] = {
-    { "standard", SAE_TRAINER_STANDARD, set_decay, 0, 0, 0, 0 },
-    { "standard, no schedule", SAE_TRAINER_STANDARD, set_no_schedule, 0, 0, 0, 1 },
-    { "standard, no penalty", SAE_TRAINER_STANDARD, set_no_penalty, 0, 0, 0, 0 },
-    { "standard, target", SAE_TRAINER_STANDARD, set_none, 0, 0, 1, 0 },
-    { "standard, resample schedule", SAE_TRAINER_STANDARD, set_resample, 0, 0.5, 0, 0 },
-    { "standard, entropy", SAE_TRAINER_STANDARD, set_entropy, 0, 0, 0, 0 },
-    { "standard, ghosts", SAE_TRAINER_STANDARD, set_ghosts, 3, 0, 0, 0 },
-    { "standard, ghosts, target", SAE_TRAINER_STANDARD, set_ghosts_soon, 2, 0, 1, 1 },
-    { "standard, norm loss, target", SAE_TRAINER_STANDARD, set_norm, 0, 0, 1, 0 },
-    { "standard_april", SAE_TRAINER_STANDARD_APRIL, set_decay, 0, 0, 0, 0 },
-    { "standard_april, new", SAE_TRAINER_STANDARD_APRIL, set_new, 0, 0, 0, 1 },
-    { "standard_april, target", SAE_TRAINER_STANDARD_APRIL, set_none, 0, 0, 1, 0 },
-    { "gated", SAE_TRAINER_GATED, set_decay, 0, 0, 0, 1 },
-    { "gated, target", SAE_TRAINER_GATED, set_none, 0, 0, 1, 0 },
-    { "gated_anneal", SAE_TRAINER_GATED_ANNEAL, set_none, 0, 0, 0, 0 },
-    { "gated_anneal, Lp", SAE_TRAINER_GATED_ANNEAL, set_lp, 0, 0, 0, 0 },
-    { "gated_anneal, early end", SAE_TRAINER_GATED_ANNEAL, set_early_end, 0, 0, 0, 0 },
-    { "p_anneal", SAE_TRAINER_P_ANNEAL, set_none, 0, 0, 0, 0 },
-    { "p_anneal, Lp^p", SAE_TRAINER_P_ANNEAL, set_lpp, 0, 0, 0, 1 },
-    { "p_anneal, continuous", SAE_TRAINER_P_ANNEAL, set_continuous, 0, 0, 0, 0 },
-    { "p_anneal, early end", SAE_TRAINER_P_ANNEAL, set_early_end, 0, 0, 1, 0 },
-    { "top_k", SAE_TRAINER_TOP_K, set_decay, 0, 0, 0, 1 },
-    { "top_k, auxk", SAE_TRAINER_TOP_K, set_auxk, 3, 0, 0, 0 },
-    { "top_k, auxk of two", SAE_TRAINER_TOP_K, set_auxk_small, 3, 0, 0, 0 },
-    { "top_k, auxk off", SAE_TRAINER_TOP_K, set_no_auxk, 3, 0, 0, 0 },
-    { "top_k, k annealed", SAE_TRAINER_TOP_K, set_k_anneal, 0, 0, 0, 0 },
-    { "top_k, beta 0", SAE_TRAINER_TOP_K, set_beta_zero, 0, 0, 0, 0 },
-    { "top_k, default lr, target", SAE_TRAINER_TOP_K, set_default_lr, 0, 0, 1, 0 },
-    { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, set_decay, 0, 0, 0, 1 },
-    { "batch_top_k, auxk", SAE_TRAINER_BATCH_TOP_K, set_auxk, 3, 0, 0, 0 },
-    { "batch_top_k, k annealed", SAE_TRAINER_BATCH_TOP_K, set_k_anneal, 0, 0, 0, 0 },
-    { "batch_top_k, target", SAE_TRAINER_BATCH_TOP_K, set_beta_zero, 0, 0, 1, 0 },
-    { "matryoshka", SAE_TRAINER_MATRYOSHKA, set_decay, 0, 0, 0, 1 },
-    { "matryoshka, weights", SAE_TRAINER_MATRYOSHKA, set_groups, 0, 0, 0, 0 },
-    { "matryoshka, one group", SAE_TRAINER_MATRYOSHKA, set_one_group, 0, 0, 0, 0 },
-    { "matryoshka, weights, auxk", SAE_TRAINER_MATRYOSHKA, set_groups_auxk, 3, 0, 1, 0 },
-    { "matryoshka, k annealed", SAE_TRAINER_MATRYOSHKA, set_k_anneal, 0, 0, 0, 0 },
-    { "jumprelu", SAE_TRAINER_JUMP_RELU, set_decay, 0, 0, 0, 1 },
-    { "jumprelu, narrow", SAE_TRAINER_JUMP_RELU, set_narrow, 0, 0, 0, 0 },
-    { "jumprelu, wide, target", SAE_TRAINER_JUMP_RELU, set_wide, 0, 0, 1, 0 },
-    { "jumprelu, dead counted", SAE_TRAINER_JUMP_RELU, set_jump_dead, 4, 0, 0, 0 },
+    { "standard", SAE_TRAINER_STANDARD, set_decay, 0, 0, 0, 0, 0 },
+    { "standard, no schedule", SAE_TRAINER_STANDARD, set_no_schedule, 0, 0, 0, 1, 0 },
+    { "standard, no penalty", SAE_TRAINER_STANDARD, set_no_penalty, 0, 0, 0, 0, 0 },
+    { "standard, target", SAE_TRAINER_STANDARD, set_none, 0, 0, 1, 0, 0 },
+    { "standard, resample schedule", SAE_TRAINER_STANDARD, set_resample, 0, 0.5, 0, 0, 0 },
+    { "standard, entropy", SAE_TRAINER_STANDARD, set_entropy, 0, 0, 0, 0, 0 },
+    { "standard, ghosts", SAE_TRAINER_STANDARD, set_ghosts, 3, 0, 0, 0, 0 },
+    { "standard, ghosts, target", SAE_TRAINER_STANDARD, set_ghosts_soon, 2, 0, 1, 1, 0 },
+    { "standard, norm loss, target", SAE_TRAINER_STANDARD, set_norm, 0, 0, 1, 0, 0 },
+    { "standard_april", SAE_TRAINER_STANDARD_APRIL, set_decay, 0, 0, 0, 0, 0 },
+    { "standard_april, new", SAE_TRAINER_STANDARD_APRIL, set_new, 0, 0, 0, 1, 0 },
+    { "standard_april, target", SAE_TRAINER_STANDARD_APRIL, set_none, 0, 0, 1, 0, 0 },
+    { "gated", SAE_TRAINER_GATED, set_decay, 0, 0, 0, 1, 0 },
+    { "gated, target", SAE_TRAINER_GATED, set_none, 0, 0, 1, 0, 0 },
+    { "gated_anneal", SAE_TRAINER_GATED_ANNEAL, set_none, 0, 0, 0, 0, 0 },
+    { "gated_anneal, Lp", SAE_TRAINER_GATED_ANNEAL, set_lp, 0, 0, 0, 0, 0 },
+    { "gated_anneal, early end", SAE_TRAINER_GATED_ANNEAL, set_early_end, 0, 0, 0, 0, 0 },
+    { "p_anneal", SAE_TRAINER_P_ANNEAL, set_none, 0, 0, 0, 0, 0 },
+    { "p_anneal, Lp^p", SAE_TRAINER_P_ANNEAL, set_lpp, 0, 0, 0, 1, 0 },
+    { "p_anneal, continuous", SAE_TRAINER_P_ANNEAL, set_continuous, 0, 0, 0, 0, 0 },
+    { "p_anneal, early end", SAE_TRAINER_P_ANNEAL, set_early_end, 0, 0, 1, 0, 0 },
+    { "top_k", SAE_TRAINER_TOP_K, set_decay, 0, 0, 0, 1, 0 },
+    { "top_k, auxk", SAE_TRAINER_TOP_K, set_auxk, 3, 0, 0, 0, 0 },
+    { "top_k, auxk of two", SAE_TRAINER_TOP_K, set_auxk_small, 3, 0, 0, 0, 0 },
+    { "top_k, auxk off", SAE_TRAINER_TOP_K, set_no_auxk, 3, 0, 0, 0, 0 },
+    { "top_k, k annealed", SAE_TRAINER_TOP_K, set_k_anneal, 0, 0, 0, 0, 0 },
+    { "top_k, beta 0", SAE_TRAINER_TOP_K, set_beta_zero, 0, 0, 0, 0, 0 },
+    { "top_k, default lr, target", SAE_TRAINER_TOP_K, set_default_lr, 0, 0, 1, 0, 0 },
+    { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, set_decay, 0, 0, 0, 1, 0 },
+    { "batch_top_k, auxk", SAE_TRAINER_BATCH_TOP_K, set_auxk, 3, 0, 0, 0, 0 },
+    { "batch_top_k, k annealed", SAE_TRAINER_BATCH_TOP_K, set_k_anneal, 0, 0, 0, 0, 0 },
+    { "batch_top_k, target", SAE_TRAINER_BATCH_TOP_K, set_beta_zero, 0, 0, 1, 0, 0 },
+    { "matryoshka", SAE_TRAINER_MATRYOSHKA, set_decay, 0, 0, 0, 1, 0 },
+    { "matryoshka, weights", SAE_TRAINER_MATRYOSHKA, set_groups, 0, 0, 0, 0, 0 },
+    { "matryoshka, one group", SAE_TRAINER_MATRYOSHKA, set_one_group, 0, 0, 0, 0, 0 },
+    { "matryoshka, weights, auxk", SAE_TRAINER_MATRYOSHKA, set_groups_auxk, 3, 0, 1, 0, 0 },
+    { "matryoshka, k annealed", SAE_TRAINER_MATRYOSHKA, set_k_anneal, 0, 0, 0, 0, 0 },
+    { "jumprelu", SAE_TRAINER_JUMP_RELU, set_decay, 0, 0, 0, 1, 0 },
+    { "jumprelu, narrow", SAE_TRAINER_JUMP_RELU, set_narrow, 0, 0, 0, 0, 0 },
+    { "jumprelu, wide, target", SAE_TRAINER_JUMP_RELU, set_wide, 0, 0, 1, 0, 0 },
+    { "jumprelu, dead counted", SAE_TRAINER_JUMP_RELU, set_jump_dead, 4, 0, 0, 0, 0 },
+    { "standard, wider", SAE_TRAINER_STANDARD, set_decay, 0, 0, 1, 1, 3 },
+    { "standard, skip, narrower", SAE_TRAINER_STANDARD, set_skip, 0, 0, 1, 0, -3 },
+    { "standard_april, skip, wider", SAE_TRAINER_STANDARD_APRIL, set_skip, 0, 0, 1, 0, 18 },
+    { "gated, skip, wider", SAE_TRAINER_GATED, set_skip, 0, 0, 1, 0, 4 },
+    { "gated_anneal, skip, narrower", SAE_TRAINER_GATED_ANNEAL, set_skip, 0, 0, 1, 0, -2 },
+    { "p_anneal, skip, wider", SAE_TRAINER_P_ANNEAL, set_skip, 0, 0, 1, 0, 1 },
+    { "top_k, skip, auxk, narrower", SAE_TRAINER_TOP_K, set_skip_auxk, 3, 0, 1, 0, -3 },
+    { "top_k, skip, raw input", SAE_TRAINER_TOP_K, set_skip_raw, 0, 0, 1, 1, 0 },
+    { "batch_top_k, skip", SAE_TRAINER_BATCH_TOP_K, set_skip, 0, 0, 1, 0, 0 },
+    { "batch_top_k, skip, auxk, wider", SAE_TRAINER_BATCH_TOP_K, set_skip_auxk, 3, 0, 1, 0, 13 },
+    { "matryoshka, skip, wider", SAE_TRAINER_MATRYOSHKA, set_skip_groups, 0, 0, 1, 0, 5 },
+    { "jumprelu, skip, wider", SAE_TRAINER_JUMP_RELU, set_skip, 0, 0, 1, 0, 6 },
+    { "jumprelu, b_dec subtracted", SAE_TRAINER_JUMP_RELU, set_subtracted, 0, 0, 1, 0, 0 },
+    { "sparsify, adam, auxk", SAE_TRAINER_SPARSIFY, set_adam, 3, 0, 1, 0, 0 },
+    { "sparsify, signum", SAE_TRAINER_SPARSIFY, set_signum, 0, 0.5, 1, 1, 0 },
 };
 
 static void compare_stats(const options *c, const sae_stats *g, const oracle *o, uint64_t t) {
@@ -153,6 +196,14 @@ static void compare_stats(const options *c, const sae_stats *g, const oracle *o,
     CHECK(g->step == t, "step %d calls itself %d", (int)t, (int)g->step);
     FIELD(loss, 1e-4);
     FIELD(l2_loss, 1e-4);
+    if (c->kind == SAE_TRAINER_SPARSIFY) {
+        FIELD(fvu, 1e-4);
+        FIELD(k, 0);
+        FIELD(dead_features, 0);
+        if (o->auxk_alpha > 0) FIELD(auxk_loss, 1e-3);
+        FIELD(lr, 1e-6);
+        return;
+    }
     FIELD(lr, 1e-6);
     FIELD(l0, 1e-9);
     if (oracle_is_gated(o)) FIELD(aux_loss, 1e-4);
@@ -178,7 +229,7 @@ static void compare_stats(const options *c, const sae_stats *g, const oracle *o,
 }
 
 static void compare_parameters(const sae_dictionary *dict, const oracle *o) {
-    common_block blocks[6];
+    common_block blocks[7];
     size_t n = common_blocks(dict, blocks);
     for (size_t b = 0; b < n; b++) {
         const double *want =
@@ -187,7 +238,10 @@ static void compare_parameters(const sae_dictionary *dict, const oracle *o) {
             : !strcmp(blocks[b].name, "b_enc") ? ORACLE_BE(o, o->theta)
             : !strcmp(blocks[b].name, "aux0")  ? ORACLE_A0(o, o->theta)
             : !strcmp(blocks[b].name, "aux1")  ? ORACLE_A1(o, o->theta)
-                                               : ORACLE_BD(o, o->theta);
+            : !strcmp(blocks[b].name, "W_skip") ? ORACLE_WS(o, o->theta)
+                                                : ORACLE_BD(o, o->theta);
+        if (o->kind == SAE_TRAINER_SPARSIFY && o->optimizer != SAE_OPTIMIZER_ADAM)
+            want = o->second + (want - o->theta);
         double worst = 0, largest = 0;
         for (size_t r = 0; r < blocks[b].rows; r++)
             for (size_t j = 0; j < blocks[b].columns; j++) {
@@ -210,15 +264,17 @@ static void run(sae_context *ctx, const options *c, size_t d, size_t m, size_t b
     sae_load_desc load = { SAE_ARCH_DEFAULT, 0, true, false, 0, 0, NULL, 0, NULL, 0 };
     const char *path = check_path("%s/start.safetensors", check_temp());
     char name[128];
-    float *x = (float *)malloc(batch * d * sizeof *x), *y = (float *)malloc(batch * d * sizeof *y);
-    double *xd = oracle_doubles(batch * d), *yd = oracle_doubles(batch * d);
-    common_block blocks[6];
+    size_t out = (size_t)((int)d + c->wider);
+    float *x = (float *)malloc(batch * d * sizeof *x), *y = (float *)malloc(batch * out * sizeof *y);
+    double *xd = oracle_doubles(batch * d), *yd = oracle_doubles(batch * out);
+    common_block blocks[7];
     size_t count, at;
     oracle o;
     long failed = check_failed;
 
     snprintf(name, sizeof name, "%s, d %d, m %d, B %d", c->name, (int)d, (int)m, (int)batch);
     check_test = name;
+    s.output_dim = out;
     c->set(&s);
     oracle_init(&o, &s);
     load.arch = common_arch(&s);
@@ -228,10 +284,11 @@ static void run(sae_context *ctx, const options *c, size_t d, size_t m, size_t b
     for (size_t b = 0; b < count; b++) {
         at = !strcmp(blocks[b].name, "W_enc")   ? 0
              : !strcmp(blocks[b].name, "W_dec") ? m * d
-             : !strcmp(blocks[b].name, "b_enc") ? 2 * m * d
-             : !strcmp(blocks[b].name, "aux0")  ? 2 * m * d + m
-             : !strcmp(blocks[b].name, "aux1")  ? 2 * m * d + 2 * m
-                                                : 2 * m * d + 3 * m;
+             : !strcmp(blocks[b].name, "b_enc") ? m * (d + out)
+             : !strcmp(blocks[b].name, "aux0")  ? m * (d + out) + m
+             : !strcmp(blocks[b].name, "aux1")  ? m * (d + out) + 2 * m
+             : !strcmp(blocks[b].name, "b_dec") ? m * (d + out) + 3 * m
+                                                : m * (d + out) + 3 * m + out;
         for (size_t r = 0; r < blocks[b].rows; r++)
             for (size_t j = 0; j < blocks[b].columns; j++)
                 o.theta[at++] = (double)blocks[b].data[r * blocks[b].stride + j];
@@ -242,12 +299,12 @@ static void run(sae_context *ctx, const options *c, size_t d, size_t m, size_t b
         size_t n = c->ragged ? batch - t % 3 : batch;
         sae_stats stats;
         check_activations(100 + t, x, n, d);
-        check_activations(500 + t, y, n, d);
-        for (size_t q = 0; q < n * d; q++) {
-            y[q] = 0.5f * x[q] + 0.3f * y[q];
-            xd[q] = (double)x[q];
+        check_activations(500 + t, y, n, out);
+        for (size_t q = 0; q < n * out; q++) {
+            y[q] = 0.5f * x[q / out * d + q % out % d] + 0.3f * y[q];
             yd[q] = (double)y[q];
         }
+        for (size_t q = 0; q < n * d; q++) xd[q] = (double)x[q];
         CHECK_OK(ctx, sae_trainer_step(trainer, x, c->target ? y : NULL, n), goto end);
         CHECK_OK(ctx, sae_trainer_stats(trainer, &stats), goto end);
         oracle_step(&o, xd, c->target ? yd : NULL, n);
@@ -305,7 +362,7 @@ static void lists(void) {
     static const size_t sizes[] = { /* in the order of saei_field_type */
         sizeof(int), sizeof(int), sizeof(size_t), sizeof(uint64_t), sizeof(double),
         SAE_MAX_GROUPS * sizeof(double), 0, sizeof(int), sizeof(bool), sizeof(char *),
-        sizeof(int64_t), 0
+        sizeof(int64_t), 0, sizeof(int), sizeof(int)
     };
     unsigned char owners[SIZE] = { 0 };
     sae_hyperparameter h;
