@@ -30,10 +30,11 @@ static const variant variants[] = {
     { "batch_top_k", SAE_TRAINER_BATCH_TOP_K, 0x14039131866cef83ull },
     { "matryoshka_batch_top_k", SAE_TRAINER_MATRYOSHKA, 0x8a2eee8e897c2666ull },
     { "jumprelu", SAE_TRAINER_JUMP_RELU, 0x5cc8adb290cbfc9cull },
-    { "crosscoder", SAE_TRAINER_CROSSCODER, 0 },
-    { "crosscoder, resampling", SAE_TRAINER_CROSSCODER, 0 },
-    { "batch_top_k_crosscoder", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 0 },
-    { "batch_top_k_crosscoder, decoupled", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 0 },
+    { "crosscoder", SAE_TRAINER_CROSSCODER, 0x7fdebd087cc5d26dull },
+    { "crosscoder, resampling", SAE_TRAINER_CROSSCODER, 0x8f1178e7db334014ull },
+    { "batch_top_k_crosscoder", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, 0x12d751d65118263bull },
+    { "batch_top_k_crosscoder, decoupled", SAE_TRAINER_BATCH_TOP_K_CROSSCODER,
+      0x267b9dd699cfc4f9ull },
 };
 enum { VARIANTS = sizeof variants / sizeof *variants, STEPS = 12 };
 
