@@ -1121,7 +1121,7 @@ typedef struct sae_stats {
     double pre_norm_auxk_loss;     /* -1: no dead latents */
     double dead_features;
     double effective_l0;
-    double l0;                     /* mean count of f != 0 in the batch */
+    double l0;                     /* mean count of f != 0 in the batch; NaN of DECOUPLED */
     double frac_variance_explained;
     double threshold;
     double p, next_p, sparsity_coeff;
@@ -12389,7 +12389,8 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
-    if (dict->desc.input_norm || dict->desc.normalizer || dict->desc.glu)
+    if (dict->desc.input_norm || (dict->desc.normalizer && (!dict->code || dict->normalizes))
+        || dict->desc.glu)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "sae_dictionary_scale_biases: the dictionary has %s",
                          dict->desc.glu ? "a glu, which is not linear in its input"
@@ -25413,7 +25414,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         t->l0_known = true;
         saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
-        s.l0 = v[SAEI_S_NONZERO];
+        s.l0 = t->param.thresholds ? NAN : v[SAEI_S_NONZERO]; /* of the last layer alone */
         t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
         t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
@@ -27316,7 +27317,11 @@ static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc 
                          "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
                          d.batch_size, b->batch_size);
     sae_trainer_defaults(&d);
-    return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
+    SAEI_TRY(sae_trainer_create(l->ctx, &d, &l->trainers[i]));
+    if (l->desc.normalize_activations && l->trainers[i]->view.normalizes)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "%s: normalize_activations is set, but trainer "
+                         "%zu has a normalizer of its own, from %s", l->who, i, d.init);
+    return SAE_OK;
 }
 
 static sae_result saei_loop_folders(sae_training *l) {

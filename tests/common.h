@@ -220,6 +220,7 @@ CHECK_UNUSED static sae_trainer_desc common_trainer(sae_trainer_kind kind, size_
         s.sparsity_queue_length = 3;
     }
     if (common_has(kind, "lr_warmup_steps")) s.k_decay_steps = 6;
+    if (common_has(kind, "num_layers")) s.num_layers = d % 2 ? 1 : 2;
     if (common_has(kind, "bandwidth")) {
         s.bandwidth = 0.3;
         s.target_l0 = 6;
@@ -252,6 +253,17 @@ CHECK_UNUSED static sae_dictionary_desc common_dictionary(const sae_trainer_desc
     if (s->output_dim && s->output_dim != s->activation_dim && dd.arch != SAE_ARCH_JUMP_RELU
         && dd.arch != SAE_ARCH_STANDARD_NEW)
         dd.no_b_dec_subtraction = true;
+    if (s->num_layers) {
+        static const sae_gate gates[] = { SAE_GATE_NORM_SUM, SAE_GATE_NORM_SUM, SAE_GATE_NORM,
+                                          SAE_GATE_MIXED, SAE_GATE_NONE, SAE_GATE_NORM };
+        dd.layers = s->num_layers;
+        dd.normalizer = true;
+        if (dd.k) {
+            dd.no_b_dec_subtraction = true;
+            dd.gate = gates[s->code_normalization];
+            dd.layer_codes = s->code_normalization == SAE_CODE_DECOUPLED;
+        }
+    }
     return dd;
 }
 
@@ -291,6 +303,10 @@ CHECK_UNUSED static bool common_start(sae_context *ctx, sae_trainer_desc *s, uin
     bool ok = false;
     CHECK_OK(ctx, sae_dictionary_create(ctx, &dd, &dict), return false);
     common_shake(dict, seed, weak, offset);
+    if (s->num_layers) {
+        dict->code = s->code_normalization ? (int)s->code_normalization : 1;
+        dict->target_rms = 1;
+    }
     CHECK_OK(ctx, sae_dictionary_save(dict, path), goto end);
     s->init = path;
     ok = true;

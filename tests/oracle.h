@@ -69,6 +69,11 @@ typedef struct oracle {
     size_t queue_length;
     bool norm_loss;
     uint64_t ghost_threshold;
+    size_t layers;      /* of a crosscoder; else 0 */
+    sae_code_normalization code;
+    double alpha_sae, alpha_cc;
+    size_t k_max;
+    uint64_t k_annealing;
     /* state */
     uint64_t t;
     size_t k;
@@ -84,6 +89,7 @@ typedef struct oracle {
     /* of the last forward pass, [batch][m] and [batch][d] */
     double *pre, *f, *gate, *mag, *gf, *gpre, *x_hat, *e, *gx;
     bool *on;
+    bool *layer_on;     /* [layers][batch][m] of a crosscoder that is decoupled; else NULL */
     oracle_held z;
     oracle_stats stats;
 } oracle;
@@ -99,7 +105,8 @@ ORACLE_UNUSED static uint64_t oracle_count(uint64_t v, uint64_t fallback) {
 
 ORACLE_UNUSED static bool oracle_is_topk(const oracle *o) {
     return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_BATCH_TOP_K
-           || o->kind == SAE_TRAINER_MATRYOSHKA || o->kind == SAE_TRAINER_SPARSIFY;
+           || o->kind == SAE_TRAINER_MATRYOSHKA || o->kind == SAE_TRAINER_SPARSIFY
+           || o->kind == SAE_TRAINER_BATCH_TOP_K_CROSSCODER;
 }
 ORACLE_UNUSED static bool oracle_each_row(const oracle *o) {
     return o->kind == SAE_TRAINER_TOP_K || o->kind == SAE_TRAINER_SPARSIFY;
@@ -111,7 +118,7 @@ ORACLE_UNUSED static bool oracle_is_annealer(const oracle *o) {
 /* Is b_dec subtracted from the input? */
 ORACLE_UNUSED static bool oracle_subtracts(const oracle *o) {
     if (o->apply || o->out != o->d || o->kind == SAE_TRAINER_SPARSIFY) return o->apply > 0;
-    return o->arch != SAE_ARCH_STANDARD_NEW && o->arch != SAE_ARCH_JUMP_RELU;
+    return o->arch != SAE_ARCH_STANDARD_NEW && o->arch != SAE_ARCH_JUMP_RELU && !o->layers;
 }
 
 ORACLE_UNUSED static size_t oracle_size(const oracle *o) {
@@ -139,6 +146,8 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     case SAE_TRAINER_GATED_ANNEAL: o->arch = SAE_ARCH_GATED; break;
     case SAE_TRAINER_SPARSIFY:
     case SAE_TRAINER_TOP_K: o->arch = SAE_ARCH_TOP_K; break;
+    case SAE_TRAINER_CROSSCODER: o->arch = SAE_ARCH_STANDARD_NEW; break;
+    case SAE_TRAINER_BATCH_TOP_K_CROSSCODER:
     case SAE_TRAINER_BATCH_TOP_K: o->arch = SAE_ARCH_BATCH_TOP_K; break;
     case SAE_TRAINER_MATRYOSHKA: o->arch = SAE_ARCH_MATRYOSHKA; break;
     case SAE_TRAINER_JUMP_RELU: o->arch = SAE_ARCH_JUMP_RELU; break;
@@ -169,6 +178,7 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
     case SAE_TRAINER_JUMP_RELU: o->base_lr = 7e-5; break;
     case SAE_TRAINER_TOP_K:
     case SAE_TRAINER_BATCH_TOP_K:
+    case SAE_TRAINER_BATCH_TOP_K_CROSSCODER:
     case SAE_TRAINER_MATRYOSHKA: o->base_lr = 2e-4 / sqrt((double)m / 16384.0); break;
     default: o->base_lr = 1e-3; break;
     }
@@ -221,6 +231,18 @@ ORACLE_UNUSED static void oracle_init(oracle *o, const sae_trainer_desc *s) {
         s->ghost_threshold == 0 || s->ghost_threshold == SAE_NONE ? ORACLE_NO_STEP
                                                                   : s->ghost_threshold;
     o->threshold = -1;
+    o->layers = s->num_layers;
+    if (o->layers) {
+        o->norm_loss = !s->use_mse_loss;
+        o->code = s->code_normalization ? s->code_normalization : SAE_CODE_CROSSCODER;
+        o->alpha_sae = oracle_or(s->code_normalization_alpha_sae, 1);
+        o->alpha_cc = oracle_or(s->code_normalization_alpha_cc, 0.1);
+        o->top_k_aux = s->top_k_aux ? s->top_k_aux : d / o->layers / 2 ? d / o->layers / 2 : 1;
+        o->k_max = s->k_max ? s->k_max : s->k;
+        o->k_annealing = s->k_annealing_steps == SAE_NONE ? 0 : s->k_annealing_steps;
+        if (o->code == SAE_CODE_DECOUPLED && oracle_is_topk(o))
+            o->layer_on = (bool *)calloc(o->layers * n * m, sizeof(bool));
+    }
     if (o->kind == SAE_TRAINER_SPARSIFY) {
         double first = (double)(m < 10 * d ? m : 10 * d);
         if (o->k_decay) o->k = (size_t)first;
@@ -261,7 +283,7 @@ ORACLE_UNUSED static void oracle_free(oracle *o) {
                     o->dead,  o->ghost,  o->pre,        o->f,             o->gate,      o->mag,
                     o->gf,    o->gpre,   o->on,         o->x_hat,         o->e,         o->gx,
                     o->z.residual, o->z.y, o->z.Wd, o->z.bd,    o->z.ghost_scale, o->z.theta0,  o->z.f0,
-                    o->z.window_f, o->z.window_l };
+                    o->z.window_f, o->z.window_l, o->layer_on };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     memset(o, 0, sizeof *o);
 }
@@ -332,18 +354,50 @@ ORACLE_UNUSED static void oracle_largest(const double *v, size_t count, const bo
 
 ORACLE_UNUSED static double oracle_relu(double v) { return v > 0 ? v : 0; }
 
+/* The weight of latent i of a crosscoder: norms of its decoder's rows; layer < layers: of that one. */
+ORACLE_UNUSED static double oracle_code_norm(const oracle *o, const double *Wd, size_t i, size_t l) {
+    size_t d = o->d / o->layers;
+    const double *w = Wd + i * o->d + l * d;
+    return sqrt(oracle_dot(w, w, d));
+}
+ORACLE_UNUSED static double oracle_code_weight(const oracle *o, const double *theta, size_t i,
+                                               size_t layer) {
+    const double *Wd = ORACLE_WD(o, theta);
+    double all = sqrt(oracle_dot(Wd + i * o->d, Wd + i * o->d, o->d)), sum = 0;
+    if (!o->layers || o->code == SAE_CODE_NONE) return 1;
+    if (layer < o->layers) return oracle_code_norm(o, Wd, i, layer);
+    for (size_t l = 0; l < o->layers; l++) sum += oracle_code_norm(o, Wd, i, l);
+    if (o->code == SAE_CODE_SAE) return all;
+    return o->code == SAE_CODE_MIXED ? o->alpha_sae * all + o->alpha_cc * sum : sum;
+}
+/* f of entry q as the layer of column j sees it. */
+ORACLE_UNUSED static double oracle_f(const oracle *o, size_t q, size_t j) {
+    if (o->layer_on && !o->layer_on[j / (o->d / o->layers) * o->batch * o->m + q]) return 0;
+    return o->f[q];
+}
+
 /* Fills pre, on (chosen, or past its threshold), f; GATED: gate = relu(u + gate_bias), mag. */
 ORACLE_UNUSED static void oracle_encode(oracle *o, const double *theta, const double *x, size_t n) {
     size_t m = o->m;
     oracle_pre(o, theta, x, n);
     if (oracle_is_topk(o)) {
         double *p = oracle_doubles(n * m);
-        for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
-        if (oracle_each_row(o))
+        for (size_t q = 0; q < n * m; q++)
+            p[q] = oracle_relu(o->pre[q]) * oracle_code_weight(o, theta, q % m, o->layers);
+        if (o->layer_on) {
+            memset(o->on, 0, n * m * sizeof *o->on);
+            for (size_t l = 0; l < o->layers; l++) {
+                bool *on = o->layer_on + l * o->batch * m;
+                for (size_t q = 0; q < n * m; q++)
+                    p[q] = oracle_relu(o->pre[q]) * oracle_code_weight(o, theta, q % m, l);
+                oracle_largest(p, n * m, NULL, m, o->k * n, on);
+                for (size_t q = 0; q < n * m; q++) o->on[q] = o->on[q] || on[q];
+            }
+        } else if (oracle_each_row(o))
             for (size_t r = 0; r < n; r++)
                 oracle_largest(p + r * m, m, NULL, m, o->k, o->on + r * m);
         else oracle_largest(p, n * m, NULL, m, o->k * n, o->on);
-        for (size_t q = 0; q < n * m; q++) o->f[q] = o->on[q] ? p[q] : 0;
+        for (size_t q = 0; q < n * m; q++) o->f[q] = o->on[q] ? oracle_relu(o->pre[q]) : 0;
         free(p);
         return;
     }
@@ -443,7 +497,7 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
     for (size_t r = 0; r < n; r++)
         for (size_t j = 0; j < width; j++) {
             double v = bd[j];
-            for (size_t i = 0; i < m; i++) v += o->f[r * m + i] * Wd[i * width + j];
+            for (size_t i = 0; i < m; i++) v += oracle_f(o, r * m + i, j) * Wd[i * width + j];
             o->x_hat[r * width + j] = v;
             o->e[r * width + j] = v - fit[r * width + j];
         }
@@ -476,12 +530,14 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
                 }
         }
     } else {
-        for (size_t r = 0; r < n; r++) {
-            double square = oracle_dot(o->e + r * width, o->e + r * width, width), norm = sqrt(square);
-            loss += (o->norm_loss ? norm : square) / variance;
-            for (size_t j = 0; j < width; j++)
-                o->gx[r * width + j] = o->norm_loss ? (norm > 0 ? o->e[r * width + j] / norm / rows : 0)
-                                                : 2 * o->e[r * width + j] / variance;
+        size_t layers = o->layers ? o->layers : 1, dl = width / layers;
+        double parts = variance * (double)layers;
+        for (size_t r = 0; r < n * layers; r++) { /* a layer of a row, or all of it */
+            double square = oracle_dot(o->e + r * dl, o->e + r * dl, dl), norm = sqrt(square);
+            loss += (o->norm_loss ? norm : square) / parts;
+            for (size_t j = r * dl; j < (r + 1) * dl; j++)
+                o->gx[j] = o->norm_loss ? (norm > 0 ? o->e[j] / norm / parts : 0)
+                                        : 2 * o->e[j] / parts;
         }
         for (size_t r = 0; r < n; r++)
             for (size_t j = 0; j < width; j++) {
@@ -490,8 +546,9 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
                 for (size_t c = 0; o->skip && c < o->d; c++)
                     gWs[j * o->d + c] += dv * x[r * o->d + c];
                 for (size_t i = 0; i < m; i++) {
-                    gWd[i * width + j] += dv * o->f[r * m + i];
-                    o->gf[r * m + i] += dv * Wd[i * width + j];
+                    double f = oracle_f(o, r * m + i, j);
+                    gWd[i * width + j] += dv * f;
+                    if (!o->layer_on || f > 0) o->gf[r * m + i] += dv * Wd[i * width + j];
                 }
             }
     }
@@ -513,6 +570,26 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
             }
         }
         loss += o->l1 * s * sparse;
+    } else if (o->kind == SAE_TRAINER_CROSSCODER) {
+        size_t dl = d / o->layers;
+        for (size_t i = 0; i < m; i++) {
+            double w = oracle_code_weight(o, theta, i, o->layers);
+            double all = sqrt(oracle_dot(Wd + i * d, Wd + i * d, d));
+            for (size_t r = 0; r < n; r++) {
+                double f = o->f[r * m + i];
+                sparse += f * w / rows;
+                o->gf[r * m + i] += o->l1 / rows * w;
+                for (size_t j = 0; o->code != SAE_CODE_NONE && j < d; j++) {
+                    double own = Wd[i * d + j] / oracle_code_norm(o, Wd, i, j / dl);
+                    double slope = o->code == SAE_CODE_SAE ? Wd[i * d + j] / all
+                                   : o->code == SAE_CODE_MIXED
+                                       ? o->alpha_sae * Wd[i * d + j] / all + o->alpha_cc * own
+                                       : own;
+                    gWd[i * d + j] += o->l1 / rows * f * slope;
+                }
+            }
+        }
+        loss += o->l1 * sparse;
     } else if (oracle_is_annealer(o) || oracle_is_gated(o) || o->kind == SAE_TRAINER_STANDARD) {
         double c = (oracle_is_annealer(o) ? o->coeff : o->l1) * s;
         for (size_t r = 0; r < n; r++)
@@ -599,6 +676,7 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
         size_t k = o->top_k_aux < o->num_dead ? o->top_k_aux : o->num_dead;
         bool *taken = (bool *)calloc(n * m, sizeof(bool));
         double *p = oracle_doubles(n * m), *v = oracle_doubles(n * width), a = 0;
+        double *chosen = oracle_doubles(n * m);
         if (!z->held) {
             z->denominator = 0;
             for (size_t q = 0; q < n * width; q++) z->residual[q] = -o->e[q];
@@ -609,9 +687,12 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
                     z->denominator += pow(z->residual[r * width + j] - mean, 2) / rows;
             }
         }
-        for (size_t q = 0; q < n * m; q++) p[q] = oracle_relu(o->pre[q]);
+        for (size_t q = 0; q < n * m; q++) {
+            p[q] = oracle_relu(o->pre[q]);
+            chosen[q] = p[q] * oracle_code_weight(o, theta, q % m, o->layers);
+        }
         for (size_t r = 0; r < n; r++) {
-            oracle_largest(p + r * m, m, o->dead, m, k, taken + r * m);
+            oracle_largest(chosen + r * m, m, o->dead, m, k, taken + r * m);
             for (size_t j = 0; j < width; j++) {
                 double w = -z->residual[r * width + j];
                 for (size_t i = 0; i < m; i++)
@@ -632,6 +713,7 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
         st->auxk_loss = a / z->denominator;
         loss += o->auxk_alpha * st->auxk_loss;
         free(taken);
+        free(chosen);
         free(p);
         free(v);
     }
@@ -723,16 +805,26 @@ ORACLE_UNUSED static double oracle_margin(oracle *o, const double *theta, const 
                                             fabs(fabs(o->f[q] - th) - o->bandwidth / 2)));
             }
             if (v < least) least = v;
+            for (size_t l = 0; o->layer_on && u > 0 && l < o->layers; l++) { /* far from the cut */
+                double own = u * oracle_code_weight(o, theta, i, l);
+                for (size_t h = 0; h < n * m; h++)
+                    if (o->layer_on[l * o->batch * m + q] && !o->layer_on[l * o->batch * m + h])
+                        least = fmin(least, own - oracle_relu(o->pre[h])
+                                                * oracle_code_weight(o, theta, h % m, l));
+            }
+            if (o->layer_on) continue;
+            u *= oracle_code_weight(o, theta, i, o->layers);
             if (oracle_is_topk(o) && u > 0) {
                 if (o->on[q] && u < lowest_on) lowest_on = u;
                 if (!o->on[q] && u > highest_off) highest_off = u;
                 if (o->num_dead && o->dead[i])
                     for (size_t h = 0; h < i; h++)
-                        if (o->dead[h] && fabs(u - o->pre[r * m + h]) < least)
-                            least = fabs(u - o->pre[r * m + h]);
+                        if (o->dead[h])
+                            least = fmin(least, fabs(u - o->pre[r * m + h]
+                                         * oracle_code_weight(o, theta, h, o->layers)));
             }
         }
-        if (oracle_is_topk(o) && lowest_on - highest_off < least
+        if (oracle_is_topk(o) && !o->layer_on && lowest_on - highest_off < least
             && (oracle_each_row(o) || r + 1 == n))
             least = lowest_on - highest_off;
     }
@@ -813,8 +905,11 @@ ORACLE_UNUSED static void oracle_update_threshold(oracle *o, size_t n) {
     double now = 0, least = HUGE_VAL;
     for (size_t r = 0; r < n; r++) {
         double row = HUGE_VAL;
-        for (size_t i = 0; i < o->m; i++)
-            if (o->f[r * o->m + i] > 0 && o->f[r * o->m + i] < row) row = o->f[r * o->m + i];
+        for (size_t i = 0; i < o->m; i++) { /* decoupled: of the first layer */
+            double f = oracle_f(o, r * o->m + i, 0);
+            f *= oracle_code_weight(o, o->theta, i, o->layer_on ? 0 : o->layers);
+            if (f > 0 && f < row) row = f;
+        }
         now += row / (double)n;
         if (row < least) least = row;
     }
@@ -901,10 +996,25 @@ ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *
     double *W = ORACLE_WD(o, o->theta), *gW = ORACLE_WD(o, o->grad);
     bool constrained = o->kind == SAE_TRAINER_STANDARD || o->kind == SAE_TRAINER_P_ANNEAL
                        || oracle_is_gated(o);
-    bool unit = oracle_is_topk(o) || o->kind == SAE_TRAINER_JUMP_RELU;
+    bool unit = (oracle_is_topk(o) && !o->layers) || o->kind == SAE_TRAINER_JUMP_RELU;
     if (!y) y = x;
 
-    if (oracle_is_topk(o) && o->t == 0) oracle_begin(o, x, y, n);
+    if (o->layers && oracle_is_topk(o)) {
+        double k = (double)o->k_max;
+        if (o->k_annealing)
+            k = o->t >= o->k_annealing ? (double)o->k_target
+                : nearbyint((double)o->k_max - (double)(o->k_max - o->k_target) * (double)o->t
+                                                   / (double)o->k_annealing);
+        o->k = k < 1 ? 1 : (size_t)k;
+    }
+    for (size_t l = 0; l < o->layers && oracle_is_topk(o) && o->t == 0; l++) {
+        size_t dl = d / o->layers;
+        double *part = oracle_doubles(n * dl);
+        for (size_t q = 0; q < n * dl; q++) part[q] = x[q / dl * d + l * dl + q % dl];
+        oracle_median(part, n, dl, ORACLE_BD(o, o->theta) + l * dl);
+        free(part);
+    }
+    if (oracle_is_topk(o) && !o->layers && o->t == 0) oracle_begin(o, x, y, n);
     oracle_encode(o, o->theta, x, n);
     if (oracle_is_topk(o) && o->kind != SAE_TRAINER_SPARSIFY && o->t > o->threshold_start)
         oracle_update_threshold(o, n);
@@ -954,7 +1064,7 @@ ORACLE_UNUSED static void oracle_step(oracle *o, const double *x, const double *
         return;
     }
     if (constrained || unit) oracle_remove_parallel(W, gW, m, o->out, constrained ? 0 : 1e-6);
-    if (!constrained) {
+    if (!constrained && o->kind != SAE_TRAINER_CROSSCODER) {
         norm = sqrt(oracle_dot(o->grad, o->grad, size));
         if (1 / (norm + 1e-6) < 1)
             for (size_t i = 0; i < size; i++) o->grad[i] *= 1 / (norm + 1e-6);

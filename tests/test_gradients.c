@@ -76,9 +76,19 @@ static const example examples[] = {
       5 },
     { "jumprelu", SAE_TRAINER_JUMP_RELU, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 0,
       0, 0 },
+    { "crosscoder", SAE_TRAINER_CROSSCODER, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0, SAE_SPARSITY_L1, 1, 1,
+      0, 0 },
+    { "crosscoder, SAE, mse", SAE_TRAINER_CROSSCODER, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0,
+      SAE_SPARSITY_L1, 1, 0, 0, 0 },
+    { "crosscoder, MIXED", SAE_TRAINER_CROSSCODER, SAE_ARCH_DEFAULT, 1e-4, 0, 0, 0,
+      SAE_SPARSITY_L1, 1, 1, 0, 0 },
+    { "batch_top_k_crosscoder, auxk", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, SAE_ARCH_DEFAULT, 1e-4,
+      3, 5, 0, SAE_SPARSITY_L1, 1, 1, 0, 0 },
+    { "batch_top_k_crosscoder, DECOUPLED", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, SAE_ARCH_DEFAULT,
+      1e-5, 3, 0, 0, SAE_SPARSITY_L1, 1, 1, 0, 0 },
 };
 
-enum { D = 5, M = 11, N = 6, MOST = 8 };
+enum { D = 6, M = 11, N = 6, MOST = 8 };
 
 static void draw(oracle *o, uint64_t seed, double *x, double *y) {
     check_rng rng = { seed };
@@ -126,6 +136,10 @@ static void run(const example *c) {
     s.reconstruction_norm = c->norm_loss;
     s.output_dim = c->out;
     s.skip_connection = c->out > 0;
+    if (strstr(c->name, "crosscoder")) s.num_layers = 2, s.use_mse_loss = !c->norm_loss;
+    s.code_normalization = strstr(c->name, "SAE") ? SAE_CODE_SAE : strstr(c->name, "MIXED")
+                           ? SAE_CODE_MIXED : strstr(c->name, "DECOUPLED") ? SAE_CODE_DECOUPLED
+                           : SAE_CODE_DEFAULT;
     oracle_init(&o, &s);
     o.t = 7; /* sparsity factor 0.7 */
     o.p = c->p;

@@ -986,6 +986,177 @@ static void op_fused(rig *g) {
     }
 }
 /* Rows that wait, through 60 updates of few latents, against all rows in every update: bit for bit. */
+/* Sums of layers: of pieces of 256 columns, each a dot of whole vectors. */
+static double layer_squares(rig *g, const float *x, size_t n) {
+    double sum = 0;
+    float piece[256];
+    (void)g;
+    for (size_t c = 0; c < n; c += 256) {
+        size_t some = n - c < 256 ? n - c : 256;
+        memset(piece, 0, 256 * sizeof *piece);
+        memcpy(piece, x + c, some * sizeof *piece);
+        sum += oracle_op_dot(piece, piece, (some + 15) / 16 * 16);
+    }
+    return sum;
+}
+
+static void op_layers(rig *g) {
+    const size_t layers = g->d % 3 == 0 ? 3 : g->d % 2 == 0 ? 2 : 1, d = g->d / layers;
+    const size_t size = g->n * g->ld;
+    float *x = matrix(g, g->n), *y = matrix(g, g->n), *mean = floats(g, g->ld), scale[3];
+    float *want = floats(g, size), *unit = floats(g, size), *dx, *dy, *e, *u;
+    double *loss = (double *)device_bytes(g, sizeof *loss), sum = 0;
+    if (!g->ops->layer_errors) return;
+    for (size_t c = 0; c < g->d; c++) mean[c] = number(g);
+    for (size_t l = 0; l < layers; l++) scale[l] = 0.5f + (float)l;
+    dx = up(g, x, size);
+    dy = up(g, y, size);
+    for (size_t r = 0; r < g->n; r++)
+        for (size_t c = 0; c < g->d; c++)
+            want[r * g->ld + c] = (x[r * g->ld + c] - mean[c]) * scale[c / d];
+    OP(g, center_layers)(&g->w, g->n, layers, up(g, mean, g->ld), up(g, scale, layers), dx);
+    same(g, "centred", down(g, dx, size), want, size);
+    e = up(g, y, size);
+    u = up(g, y, size);
+    for (int squared = 0; squared < 2; squared++) {
+        sum = 0;
+        for (size_t r = 0; r < g->n; r++)
+            for (size_t l = 0; l < layers; l++) {
+                size_t at = r * g->ld + l * d;
+                double square;
+                float norm;
+                for (size_t c = at; c < at + d; c++) x[c] = want[c] - y[c];
+                square = layer_squares(g, x + at, d);
+                norm = (float)sqrt(square);
+                sum += (squared ? square : sqrt(square)) / (double)(g->n * layers);
+                for (size_t c = at; c < at + d; c++)
+                    unit[c] = squared ? x[c] : norm > 0 ? x[c] / norm : 0;
+            }
+        OP(g, layer_errors)(&g->w, dx, dy, g->n, layers, layers, squared, e, u, loss);
+        same(g, "errors of layers", down(g, e, size), x, size);
+        same(g, "units of layers", down(g, u, size), unit, size);
+        CHECK(check_near(down_double(g, loss), sum, 1e-12), "loss of layers");
+    }
+    for (size_t l = 0; l < layers; l++) /* one after the other */
+        OP(g, layer_errors)(&g->w, dx, dy, g->n, layers, l, true, e, u, loss);
+    same(g, "errors of each layer", down(g, e, size), x, size);
+    CHECK(check_near(down_double(g, loss), sum, 1e-12), "loss of each layer");
+    for (size_t q = 0; q < size; q++)
+        if (q % g->ld < (layers - 1) * d) unit[q] = 0;
+    same(g, "units of the last layer", down(g, u, size), unit, size);
+}
+
+static void op_layer_weights(rig *g) {
+    const size_t layers = g->d % 3 == 0 ? 3 : g->d % 2 == 0 ? 2 : 1, d = g->d / layers;
+    const size_t size = g->m * g->ld;
+    float *W = matrix(g, g->m), *sums = vector(g, 0.5), *bias = vector(g, 0);
+    float *want = floats(g, g->mp), *grad = floats(g, size), *weighed = floats(g, size);
+    float *dW = up(g, W, size), *out = up(g, want, g->mp), *dgrad = up(g, grad, size);
+    float *dweighed = up(g, weighed, size), *dbias = up(g, bias, g->mp);
+    double *square = doubles(g, g->m * layers);
+    sae_code h = code_new(g), c;
+    if (!g->ops->layer_norms) return;
+    for (size_t q = 0; q < g->m * layers; q++)
+        square[q] = layer_squares(g, W + q / layers * g->ld + q % layers * d, d);
+    for (size_t only = 0; only <= layers; only++) {
+        for (size_t i = 0; i < g->m; i++) {
+            double all = 0, sum = 0;
+            for (size_t l = 0; l < layers; l++) {
+                all += square[i * layers + l];
+                sum += sqrt(square[i * layers + l]);
+            }
+            want[i] = (float)(only < layers ? sqrt(square[i * layers + only])
+                                            : 0.7 * sqrt(all) + 0.3 * sum);
+        }
+        OP(g, layer_norms)(&g->w, dW, g->m, layers, only, 0.7, 0.3, out);
+        same(g, "norms of layers", down(g, out, g->mp), want, g->mp);
+    }
+    for (size_t i = 0; i < g->m; i++) {
+        double all = 0;
+        for (size_t l = 0; l < layers; l++) all += square[i * layers + l];
+        for (size_t c2 = 0; c2 < g->d; c2++) {
+            double own = square[i * layers + c2 / d];
+            double slope = (all > 0 ? 0.7 / sqrt(all) : 0) + (own > 0 ? 0.3 / sqrt(own) : 0);
+            float factor = (float)((double)0.2f * (double)sums[i] * slope);
+            grad[i * g->ld + c2] = fmaf(factor, W[i * g->ld + c2], 0);
+            weighed[i * g->ld + c2] = want[i] * W[i * g->ld + c2];
+        }
+        bias[i] *= want[i];
+    }
+    OP(g, layer_norm_grad)(&g->w, dW, g->m, layers, 0.7, 0.3, up(g, sums, g->mp), 0.2f, dgrad);
+    same(g, "gradient of the norms", down(g, dgrad, size), grad, size);
+    OP(g, weigh_rows)(&g->w, dW, dbias, out, g->m, dweighed, dbias);
+    same(g, "weighed rows", down(g, dweighed, size), weighed, size);
+    same(g, "weighed biases", down(g, dbias, g->mp), bias, g->mp);
+    c = code_up(g, &h);
+    OP(g, unweigh)(&g->w, out, &c);
+    for (size_t r = 0; r < h.rows; r++)
+        for (size_t k = r * h.stride; k < r * h.stride + h.count[r]; k++) {
+            float v = h.value[k] != 0 ? h.value[k] / want[h.latent[k]] : h.value[k], got;
+            down_bytes(g, &got, c.value + k, sizeof got);
+            CHECK(got == v || (got != got && v != v), "unweighed %g, want %g", (double)got, (double)v);
+        }
+}
+
+static void op_layer_latents(rig *g) {
+    const size_t layers = g->d % 3 == 0 ? 3 : g->d % 2 == 0 ? 2 : 1, d = g->d / layers;
+    const size_t size = g->m * g->ld;
+    float *x = matrix(g, g->n), *dx = up(g, x, g->n * g->ld), *median, *each;
+    uint64_t *since = (uint64_t *)host_bytes(g, g->mp * sizeof *since), *dsince;
+    float *enc[3], *dec[3], *bias[3], *got, *before = matrix(g, g->m);
+    double *count = (double *)device_bytes(g, sizeof *count), alive = 0;
+    size_t dead = 0, used = 0;
+    sae_code h = code_new(g), c = code_up(g, &h);
+    if (!g->ops->layer_median) return;
+    median = up(g, before, g->ld);
+    OP(g, layer_median)(&g->w, dx, g->n, layers, median);
+    if (layers == 1) { /* the other operation's */
+        each = up(g, before, g->ld);
+        OP(g, geometric_median)(&g->w, dx, g->n, each);
+        median = down(g, median, g->ld);
+        each = down(g, each, g->ld);
+        for (size_t k = 0; k < g->d; k++)
+            CHECK(fabsf(median[k] - each[k]) <= 1e-4f, "median %g, want %g", (double)median[k],
+                  (double)each[k]);
+    }
+    for (size_t i = 0; i < g->m; i++) since[i] = i % 3;
+    dsince = (uint64_t *)up_bytes(g, since, g->mp * sizeof *since);
+    OP(g, count_quiet)(&g->w, &c, NULL, 0.25f, g->m, dsince);
+    for (size_t i = 0; i < g->m; i++) {
+        uint64_t now;
+        since[i]++;
+        for (size_t r = 0; r < h.rows; r++)
+            for (size_t k = r * h.stride; k < r * h.stride + h.count[r]; k++)
+                if (h.latent[k] == i && h.value[k] > 0.25f) since[i] = 0;
+        down_bytes(g, &now, dsince + i, sizeof now);
+        CHECK(now == since[i], "quiet for %d, want %d", (int)now, (int)since[i]);
+        dead += since[i] > 1;
+        if (since[i] <= 1) alive += sqrt(layer_squares(g, before + i * g->ld, d));
+    }
+    for (int k = 0; k < 3; k++) {
+        enc[k] = up(g, before, size);
+        dec[k] = up(g, before, size);
+        bias[k] = up(g, before, g->mp);
+    }
+    OP(g, layer_resample)(&g->w, dx, dx, g->n, layers, dsince, 1, g->m, 3, 4, enc, dec, bias, count);
+    CHECK(down_double(g, count) == (double)(dead < g->n ? dead : g->n), "resampled");
+    got = down(g, enc[0], size);
+    for (size_t i = 0; i < g->m; i++) {
+        bool restarted = since[i] > 1 && used < g->n;
+        double norm = sqrt(layer_squares(g, got + i * g->ld, d));
+        double want = 0.05 * alive / (double)(g->m - dead), most = 0;
+        used += restarted;
+        if (!restarted) {
+            CHECK(!memcmp(got + i * g->ld, before + i * g->ld, g->ld * sizeof *got), "row %d",
+                  (int)i);
+            continue;
+        }
+        for (size_t r = 0; r < g->n && dead < g->m; r++) /* 0.05 mean norm times one of the rows */
+            most = fmax(most, want * sqrt(layer_squares(g, x + r * g->ld, d)));
+        CHECK(norm <= most * (1 + 1e-5), "a row of %g, the largest is %g", norm, most);
+    }
+}
+
 static void op_catch_up(rig *g) {
     size_t size = g->m * g->ld;
     sae_adam_desc adam = { 1e-2, 0.9, 0.999, 1e-8 };
@@ -1156,6 +1327,8 @@ static const struct {
     { "geometric_median", op_median }, { "resample", op_resample },
     { "reconstruct, adam_rows", op_fused }, { "catch_up", op_catch_up },
     { "skip, skip_grad", op_skip },    { "signum", op_signum },
+    { "layers", op_layers },           { "layer_weights", op_layer_weights },
+    { "layer_latents", op_layer_latents },
 };
 enum { OPERATIONS = sizeof operations / sizeof *operations };
 

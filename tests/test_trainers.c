@@ -96,6 +96,26 @@ static void set_narrow(sae_trainer_desc *s) {
     s->target_l0 = 0;
 }
 static void set_wide(sae_trainer_desc *s) { s->bandwidth = 1.5; } /* theta < bandwidth / 2 */
+static void set_sae(sae_trainer_desc *s) { s->code_normalization = SAE_CODE_SAE; }
+static void set_code_none(sae_trainer_desc *s) { s->code_normalization = SAE_CODE_NONE; }
+static void set_mixed(sae_trainer_desc *s) {
+    s->code_normalization = SAE_CODE_MIXED;
+    s->code_normalization_alpha_sae = 0.7;
+    s->code_normalization_alpha_cc = 0.3;
+    s->use_mse_loss = s->kind == SAE_TRAINER_CROSSCODER;
+}
+static void set_mixed_auxk(sae_trainer_desc *s) {
+    set_mixed(s);
+    set_auxk(s);
+}
+static void set_decoupled(sae_trainer_desc *s) {
+    s->code_normalization = SAE_CODE_DECOUPLED;
+    set_auxk(s);
+}
+static void set_k_max(sae_trainer_desc *s) {
+    s->k_max = s->k + 5;
+    s->k_annealing_steps = 10;
+}
 static void set_jump_dead(sae_trainer_desc *s) { s->dead_feature_threshold = s->batch_size; }
 
 static void set_skip(sae_trainer_desc *s) { s->skip_connection = 1; }
@@ -182,6 +202,18 @@ static const options cases[] = {
     { "jumprelu, b_dec subtracted", SAE_TRAINER_JUMP_RELU, set_subtracted, 0, 0, 1, 0, 0 },
     { "sparsify, adam, auxk", SAE_TRAINER_SPARSIFY, set_adam, 3, 0, 1, 0, 0 },
     { "sparsify, signum", SAE_TRAINER_SPARSIFY, set_signum, 0, 0.5, 1, 1, 0 },
+    { "crosscoder", SAE_TRAINER_CROSSCODER, set_none, 0, 0, 0, 1, 0 },
+    { "crosscoder, SAE", SAE_TRAINER_CROSSCODER, set_sae, 0, 0, 0, 0, 0 },
+    { "crosscoder, MIXED, mse", SAE_TRAINER_CROSSCODER, set_mixed, 0, 0, 0, 0, 0 },
+    { "crosscoder, NONE", SAE_TRAINER_CROSSCODER, set_code_none, 0, 0, 0, 0, 0 },
+    { "batch_top_k_crosscoder", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, set_decay, 0, 0, 0, 1, 0 },
+    { "batch_top_k_crosscoder, k_max", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, set_k_max, 0, 0, 0, 0, 0 },
+    { "batch_top_k_crosscoder, SAE", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, set_sae, 0, 0, 0, 0, 0 },
+    { "batch_top_k_crosscoder, NONE", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, set_code_none, 0, 0, 0, 0, 0 },
+    { "batch_top_k_crosscoder, MIXED, auxk", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, set_mixed_auxk, 3,
+      0, 0, 0, 0 },
+    { "batch_top_k_crosscoder, DECOUPLED", SAE_TRAINER_BATCH_TOP_K_CROSSCODER, set_decoupled, 3, 0,
+      0, 0, 0 },
 };
 
 static void compare_stats(const options *c, const sae_stats *g, const oracle *o, uint64_t t) {
@@ -205,7 +237,8 @@ static void compare_stats(const options *c, const sae_stats *g, const oracle *o,
         return;
     }
     FIELD(lr, 1e-6);
-    FIELD(l0, 1e-9);
+    if (o->layer_on) CHECK(g->l0 != g->l0, "l0 is %g where layers choose apart", g->l0);
+    else FIELD(l0, 1e-9);
     if (oracle_is_gated(o)) FIELD(aux_loss, 1e-4);
     if (!oracle_is_topk(o) && c->kind != SAE_TRAINER_JUMP_RELU) FIELD(sparsity_loss, 1e-4);
     if (oracle_is_annealer(o)) {
@@ -362,7 +395,7 @@ static void lists(void) {
     static const size_t sizes[] = { /* in the order of saei_field_type */
         sizeof(int), sizeof(int), sizeof(size_t), sizeof(uint64_t), sizeof(double),
         SAE_MAX_GROUPS * sizeof(double), 0, sizeof(int), sizeof(bool), sizeof(char *),
-        sizeof(int64_t), 0, sizeof(int), sizeof(int)
+        sizeof(int64_t), 0, sizeof(int), sizeof(bool), sizeof(int), sizeof(int)
     };
     unsigned char owners[SIZE] = { 0 };
     sae_hyperparameter h;

@@ -186,7 +186,7 @@ typedef struct sae_stats {
     double pre_norm_auxk_loss;     /* -1: no dead latents */
     double dead_features;
     double effective_l0;
-    double l0;                     /* mean count of f != 0 in the batch */
+    double l0;                     /* mean count of f != 0 in the batch; NaN of DECOUPLED */
     double frac_variance_explained;
     double threshold;
     double p, next_p, sparsity_coeff;

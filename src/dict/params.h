@@ -295,7 +295,8 @@ SAE_API sae_result sae_dictionary_scale_biases(sae_dictionary *dict, float scale
                          "sae_dictionary_scale_biases: scale is %g, allowed "
                          "are finite numbers above 0",
                          (double)scale);
-    if (dict->desc.input_norm || dict->desc.normalizer || dict->desc.glu)
+    if (dict->desc.input_norm || (dict->desc.normalizer && (!dict->code || dict->normalizes))
+        || dict->desc.glu)
         return saei_fail(dict->ctx, SAE_ERR_UNSUPPORTED,
                          "sae_dictionary_scale_biases: the dictionary has %s",
                          dict->desc.glu ? "a glu, which is not linear in its input"

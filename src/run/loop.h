@@ -138,7 +138,11 @@ static sae_result saei_loop_trainer(sae_training *l, size_t i, sae_trainer_desc 
                          "%s: batch_size of trainer %zu is %zu, the buffer's is %zu", l->who, i,
                          d.batch_size, b->batch_size);
     sae_trainer_defaults(&d);
-    return sae_trainer_create(l->ctx, &d, &l->trainers[i]);
+    SAEI_TRY(sae_trainer_create(l->ctx, &d, &l->trainers[i]));
+    if (l->desc.normalize_activations && l->trainers[i]->view.normalizes)
+        return saei_fail(l->ctx, SAE_ERR_INVALID, "%s: normalize_activations is set, but trainer "
+                         "%zu has a normalizer of its own, from %s", l->who, i, d.init);
+    return SAE_OK;
 }
 
 static sae_result saei_loop_folders(sae_training *l) {

@@ -51,7 +51,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         t->l0_known = true;
         saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
-        s.l0 = v[SAEI_S_NONZERO];
+        s.l0 = t->param.thresholds ? NAN : v[SAEI_S_NONZERO]; /* of the last layer alone */
         t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
         t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
