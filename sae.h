@@ -22927,8 +22927,10 @@ static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
     t->ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
                    t->r);
-    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r,
+                           t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL,
+                 t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
     saei_index_batch(t, &t->aux, 0);
     saei_latent_grads(t, t->r, 1, true);
@@ -22969,7 +22971,8 @@ static void saei_grads_standard(sae_trainer *t) {
     if (!h->reconstruction_norm)
         saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     else {
-        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0,
+                    t->e);
         ops->residual(&t->out, t->e, t->fit, t->n, t->e, t->scalars + SAEI_S_L2);
         ops->axpy(&t->out, t->n * t->view.ld_out, 1, t->e, NULL, t->r);
         ops->unit_rows(&t->out, t->n, t->r, t->scalars + SAEI_S_L2);
@@ -23551,7 +23554,8 @@ static bool saei_applies_b_dec(const sae_trainer_desc *h) {
     sae_dictionary_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.arch = h->arch;
-    return h->kind != SAE_TRAINER_SPARSIFY && saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+    return h->kind != SAE_TRAINER_SPARSIFY && saei_subtracts(&desc)
+           && (!h->output_dim || h->output_dim == h->activation_dim);
 }
 
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
@@ -23756,8 +23760,8 @@ static sae_result saei_transcoder_check(const saei_check *c) {
                          "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
                          c->who, h->output_dim, h->activation_dim);
     if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
-        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
-                         "never takes b_dec from its input", c->who);
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, "
+                         "AutoEncoderNew never takes b_dec from its input", c->who);
     if (saei_steps_of(h->resample_steps)
         && (h->output_dim != h->activation_dim || h->skip_connection > 0))
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "
@@ -23921,8 +23925,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
-         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list
+         && t->list_count && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
         t->groups = saei_mul(outs, h->num_groups, &all)
@@ -24065,7 +24069,8 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         }
     } else {
         SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
+        if (!saei_is_plain(want) || want->subtract_b_dec)
+            saei_transcoder_begin(from, t->scheme->traits);
     }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
     if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
@@ -24160,10 +24165,11 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
-    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY) && !saei_backend_of(ctx)->skip)
+    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY)
+        && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
-                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so it trains "
-                         "transcoders whose output is as wide as the input, without a skip "
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation "
+                         "skip, so it trains transcoders whose output is as wide as the input, without a skip "
                          "connection and not sparsify's; the CPU trains all",
                          who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
                          sae_trainer_name(h.kind),
@@ -24268,8 +24274,8 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
-                      m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps,
+                      lazy, m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
     lazy->unit = unit_eps;
@@ -24479,7 +24485,8 @@ static float saei_trainer_threshold(const sae_trainer *t) {
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, saei_trained(t), t->view.num_params * sizeof(float));
+        t->ops->download(&t->w, t->view.params, saei_trained(t),
+                         t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;

@@ -124,8 +124,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
-         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list
+         && t->list_count && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
         t->groups = saei_mul(outs, h->num_groups, &all)
@@ -268,7 +268,8 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         }
     } else {
         SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
+        if (!saei_is_plain(want) || want->subtract_b_dec)
+            saei_transcoder_begin(from, t->scheme->traits);
     }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
     if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
@@ -363,10 +364,11 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     SAEI_TRY(saei_desc_check(ctx, who, &h));
     saei_trainer_dictionary_desc(&h, &shape);
     SAEI_TRY(saei_dictionary_check(ctx, who, &shape));
-    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY) && !saei_backend_of(ctx)->skip)
+    if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY)
+        && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
-                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so it trains "
-                         "transcoders whose output is as wide as the input, without a skip "
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation "
+                         "skip, so it trains transcoders whose output is as wide as the input, without a skip "
                          "connection and not sparsify's; the CPU trains all",
                          who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
                          sae_trainer_name(h.kind),

@@ -192,7 +192,8 @@ static bool saei_applies_b_dec(const sae_trainer_desc *h) {
     sae_dictionary_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.arch = h->arch;
-    return h->kind != SAE_TRAINER_SPARSIFY && saei_subtracts(&desc) && (!h->output_dim || h->output_dim == h->activation_dim);
+    return h->kind != SAE_TRAINER_SPARSIFY && saei_subtracts(&desc)
+           && (!h->output_dim || h->output_dim == h->activation_dim);
 }
 
 SAE_API void sae_trainer_defaults(sae_trainer_desc *desc) {
