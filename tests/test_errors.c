@@ -1001,6 +1001,7 @@ static void no_allocation(void) {
         if (s.kind == SAE_TRAINER_SPARSIFY) { /* a transcoder: no session has one */
             CHECK(sae_session_memory(dict, B, &memory) == SAE_ERR_UNSUPPORTED, "a session");
             sae_trainer_destroy(trainer);
+            sae_context_destroy(ctx);
             continue;
         }
         CHECK_OK(ctx, sae_session_memory(dict, B, &memory), continue);

@@ -140,7 +140,7 @@ static sae_result saei_sparsity_check(const saei_check *c) {
     return SAE_OK;
 }
 
-/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+/* Of transcoders: every trainer has them; the formulas ask nothing of y's width but in these. */
 static sae_result saei_transcoder_check(const saei_check *c) {
     const sae_trainer_desc *h = c->h;
     if ((c->scheme->traits & SAEI_SPARSIFY)

@@ -125,7 +125,8 @@ static bool saei_trainer_memory(sae_trainer *t) {
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
     ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list
-         && t->list_count && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+         && t->list_count && t->norms && t->weight && t->sums && t->threshold && t->scalars
+         && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
         t->groups = saei_mul(outs, h->num_groups, &all)
@@ -368,8 +369,8 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
         && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
                          "skip_connection %s, kind %s: the backend \"%s\" has no operation "
-                         "skip, so it trains transcoders whose output is as wide as the input, without a skip "
-                         "connection and not sparsify's; the CPU trains all",
+                         "skip, so it trains transcoders whose output is as wide as the input, "
+                         "without a skip connection and not sparsify's; the CPU trains all",
                          who, h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
                          sae_trainer_name(h.kind),
                          saei_backend_of(ctx)->name);
