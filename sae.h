@@ -1099,7 +1099,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,output_dim] is what x_hat is compared
-   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on
+   return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
    trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);
@@ -23440,8 +23441,10 @@ static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
     t->ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
                    t->r);
-    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r,
+                           t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL,
+                 t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
     saei_index_batch(t, &t->aux, 0);
     saei_latent_grads(t, t->r, 1, true);
@@ -23482,7 +23485,8 @@ static void saei_grads_standard(sae_trainer *t) {
     if (!h->reconstruction_norm)
         saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     else {
-        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0,
+                    t->e);
         ops->residual(&t->out, t->e, t->fit, t->n, t->e, t->scalars + SAEI_S_L2);
         ops->axpy(&t->out, t->n * t->view.ld_out, 1, t->e, NULL, t->r);
         ops->unit_rows(&t->out, t->n, t->r, t->scalars + SAEI_S_L2);
@@ -24483,7 +24487,7 @@ static sae_result saei_code_check(const saei_check *c) {
     return SAE_OK;
 }
 
-/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+/* Of transcoders: every trainer has them; the formulas ask nothing of y's width but in these. */
 static sae_result saei_transcoder_check(const saei_check *c) {
     const sae_trainer_desc *h = c->h;
     if ((c->scheme->traits & SAEI_SPARSIFY)
@@ -24507,8 +24511,8 @@ static sae_result saei_transcoder_check(const saei_check *c) {
                          "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
                          c->who, h->output_dim, h->activation_dim);
     if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
-        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
-                         "never takes b_dec from its input", c->who);
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, "
+                         "AutoEncoderNew never takes b_dec from its input", c->who);
     if (saei_steps_of(h->resample_steps)
         && (h->output_dim != h->activation_dim || h->skip_connection > 0))
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "
@@ -24800,8 +24804,9 @@ static bool saei_trainer_memory(sae_trainer *t) {
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
-         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list
+         && t->list_count && t->norms && t->weight && t->sums && t->threshold && t->scalars
+         && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
         t->groups = saei_mul(outs, h->num_groups, &all)
@@ -24955,7 +24960,8 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         }
     } else {
         SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
+        if (!saei_is_plain(want) || want->subtract_b_dec)
+            saei_transcoder_begin(from, t->scheme->traits);
     }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
     if (h->optimizer == SAE_OPTIMIZER_SIGNUM)
@@ -25159,8 +25165,8 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
-                      m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps,
+                      lazy, m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
     lazy->unit = unit_eps;
@@ -25376,7 +25382,8 @@ static float saei_trainer_threshold(const sae_trainer *t) {
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, saei_trained(t), t->view.num_params * sizeof(float));
+        t->ops->download(&t->w, t->view.params, saei_trained(t),
+                         t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;

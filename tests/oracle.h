@@ -768,7 +768,9 @@ ORACLE_UNUSED static double oracle_loss(oracle *o, const double *theta, const do
                 ga1[i] += dmag;
                 gbe[i] += dgate;
             } else {
-                if (o->on[q] && (o->pre[q] > 0 || o->kind == SAE_TRAINER_JUMP_RELU)) gp = o->gf[q];
+                if (o->on[q] && (o->pre[q] > 0 || o->kind == SAE_TRAINER_JUMP_RELU
+                                 || o->kind == SAE_TRAINER_SPARSIFY)) /* theirs lets it through */
+                    gp = o->gf[q];
                 gp += direct[q];
                 gbe[i] += gp;
             }

@@ -1000,9 +1000,11 @@ static void no_allocation(void) {
         CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
         CHECK(common_memory.calls == before, "inference took memory %d times", (int)(common_memory.calls - before));
         held = common_memory.held;
-        if (common_has(common_kind(i), "num_layers")) { /* no session runs dictionaries of layers */
+        if (common_has(common_kind(i), "num_layers") || s.kind == SAE_TRAINER_SPARSIFY) {
+            /* no session runs dictionaries of layers, or transcoders */
             EXPECT(sae_session_memory(dict, B, &memory), SAE_ERR_UNSUPPORTED, "variations");
             sae_trainer_destroy(trainer);
+            sae_context_destroy(ctx);
             continue;
         }
         CHECK_OK(ctx, sae_session_memory(dict, B, &memory), continue);

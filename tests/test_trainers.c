@@ -138,6 +138,10 @@ static void set_adam(sae_trainer_desc *s) {
     s->k_decay_steps = 0;
     set_skip_auxk(s);
 }
+static void set_adam_dead(sae_trainer_desc *s) {
+    set_adam(s);
+    s->finetune = 1;
+}
 /* with b_dec at the mean its first gradient is rounding, and so its sign */
 static void set_signum(sae_trainer_desc *s) {
     s->finetune = 1;
@@ -200,7 +204,8 @@ static const options cases[] = {
     { "matryoshka, skip, wider", SAE_TRAINER_MATRYOSHKA, set_skip_groups, 0, 0, 1, 0, 5 },
     { "jumprelu, skip, wider", SAE_TRAINER_JUMP_RELU, set_skip, 0, 0, 1, 0, 6 },
     { "jumprelu, b_dec subtracted", SAE_TRAINER_JUMP_RELU, set_subtracted, 0, 0, 1, 0, 0 },
-    { "sparsify, adam, auxk", SAE_TRAINER_SPARSIFY, set_adam, 3, 0, 1, 0, 0 },
+    { "sparsify, adam", SAE_TRAINER_SPARSIFY, set_adam, 0, 0, 1, 0, 0 },
+    { "sparsify, adam, auxk", SAE_TRAINER_SPARSIFY, set_adam_dead, 3, 0, 1, 0, 0 },
     { "sparsify, signum", SAE_TRAINER_SPARSIFY, set_signum, 0, 0.5, 1, 1, 0 },
     { "crosscoder", SAE_TRAINER_CROSSCODER, set_none, 0, 0, 0, 1, 0 },
     { "crosscoder, SAE", SAE_TRAINER_CROSSCODER, set_sae, 0, 0, 0, 0, 0 },

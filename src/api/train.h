@@ -164,7 +164,8 @@ SAE_API sae_result sae_trainer_create(sae_context *ctx, const sae_trainer_desc *
 SAE_API void sae_trainer_destroy(sae_trainer *trainer);
 
 /* One update on x [n,d], 1 <= n <= batch_size; target [n,output_dim] is what x_hat is compared
-   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
+   with (NULL, allowed where output_dim is d: x). Both are host memory, free again on
+   return. Errors: SAE_ERR_INVALID, SAE_ERR_NOT_FINITE (the
    trainer is as it was, but stats of the update before are gone), SAE_ERR_BACKEND. */
 SAE_API sae_result sae_trainer_step(sae_trainer *trainer, const float *x, const float *target,
                                     size_t n);

@@ -170,7 +170,7 @@ static sae_result saei_code_check(const saei_check *c) {
     return SAE_OK;
 }
 
-/* Of transcoders: every trainer has them, for the formulas ask nothing of y's width but in these. */
+/* Of transcoders: every trainer has them; the formulas ask nothing of y's width but in these. */
 static sae_result saei_transcoder_check(const saei_check *c) {
     const sae_trainer_desc *h = c->h;
     if ((c->scheme->traits & SAEI_SPARSIFY)
@@ -194,8 +194,8 @@ static sae_result saei_transcoder_check(const saei_check *c) {
                          "as wide as output_dim, %zu: it cannot be taken from an input of %zu",
                          c->who, h->output_dim, h->activation_dim);
     if (h->apply_b_dec_to_input > 0 && h->arch == SAE_ARCH_STANDARD_NEW)
-        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, AutoEncoderNew "
-                         "never takes b_dec from its input", c->who);
+        return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: apply_b_dec_to_input is true, "
+                         "AutoEncoderNew never takes b_dec from its input", c->who);
     if (saei_steps_of(h->resample_steps)
         && (h->output_dim != h->activation_dim || h->skip_connection > 0))
         return saei_fail(c->ctx, SAE_ERR_INVALID, "%s: resample_steps is %llu, which makes rows of "

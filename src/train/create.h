@@ -128,8 +128,9 @@ static bool saei_trainer_memory(sae_trainer *t) {
         t->lazy.num_deferred = (uint32_t *)saei_device(t, 1, sizeof(uint32_t));
         ok = ok && t->lazy.applied && t->lazy.last_active && t->lazy.num_deferred;
     }
-    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list && t->list_count
-         && t->norms && t->weight && t->sums && t->threshold && t->scalars && t->queue;
+    ok = ok && t->x && t->target && t->e && t->r && t->fit && t->xc && t->since && t->list
+         && t->list_count && t->norms && t->weight && t->sums && t->threshold && t->scalars
+         && t->queue;
     if (ok && saei_has_trait(t, SAEI_NESTED)) {
         size_t all;
         t->groups = saei_mul(outs, h->num_groups, &all)
@@ -283,7 +284,8 @@ static sae_result saei_trainer_start(sae_trainer *t) {
         }
     } else {
         SAEI_TRY(sae_dictionary_create(t->ctx, want, &from));
-        if (!saei_is_plain(want) || want->subtract_b_dec) saei_transcoder_begin(from, t->scheme->traits);
+        if (!saei_is_plain(want) || want->subtract_b_dec)
+            saei_transcoder_begin(from, t->scheme->traits);
     }
     t->ops->upload(&t->w, t->param.all, from->params, from->num_params * sizeof(float));
     if (h->optimizer == SAE_OPTIMIZER_SIGNUM)

@@ -98,8 +98,10 @@ static void saei_ghost_grads(sae_trainer *t) {
     t->ops->exp_values(&t->w, &t->aux);
     t->ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, t->desc.dict_size, NULL, 0,
                    t->r);
-    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r, t->scalars + SAEI_S_GHOST);
-    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL, t->aux.grad);
+    t->ops->ghost_residual(&t->out, t->r, t->e, t->n, t->list_count, t->r,
+                           t->scalars + SAEI_S_GHOST);
+    t->ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, t->desc.dict_size, 1, NULL,
+                 t->aux.grad);
     t->ops->exp_grad(&t->w, &t->aux);
     saei_index_batch(t, &t->aux, 0);
     saei_latent_grads(t, t->r, 1, true);
@@ -140,7 +142,8 @@ static void saei_grads_standard(sae_trainer *t) {
     if (!h->reconstruction_norm)
         saei_reconstruct(t, t->code.value, alpha, NULL, t->e, t->scalars + SAEI_S_L2, t->code.grad);
     else {
-        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->e);
+        ops->decode(&t->out, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0,
+                    t->e);
         ops->residual(&t->out, t->e, t->fit, t->n, t->e, t->scalars + SAEI_S_L2);
         ops->axpy(&t->out, t->n * t->view.ld_out, 1, t->e, NULL, t->r);
         ops->unit_rows(&t->out, t->n, t->r, t->scalars + SAEI_S_L2);

@@ -13,7 +13,8 @@ static float saei_trainer_threshold(const sae_trainer *t) {
 SAE_API const sae_dictionary *sae_trainer_dictionary(sae_trainer *t) {
     saei_catch_up(t, NULL);
     if (!t->ops->host_memory)
-        t->ops->download(&t->w, t->view.params, saei_trained(t), t->view.num_params * sizeof(float));
+        t->ops->download(&t->w, t->view.params, saei_trained(t),
+                         t->view.num_params * sizeof(float));
     if (saei_has_trait(t, SAEI_TOP_K)) {
         t->view.threshold = saei_trainer_threshold(t);
         t->view.desc.k = t->view.origin.k = (size_t)t->now.k;

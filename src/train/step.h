@@ -56,8 +56,8 @@ static void saei_trainer_update(sae_trainer *t, uint64_t step) {
     dec = (size_t)(t->param.W_dec - t->param.all);
     end = dec + m * t->view.ld_out;
     saei_adam_range(t, &adam, step, squares, 0, dec);
-    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps, lazy,
-                      m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
+    saei_op_adam_rows(t->ops, &t->out, &adam, step + 1, squares, 1, clipped ? -1 : 0, unit_eps,
+                      lazy, m, t->param.W_dec, t->grad.W_dec, t->first.W_dec, t->second.W_dec);
     saei_adam_range(t, &adam, step, squares, end, t->view.num_params);
     if (!lazy) return;
     lazy->unit = unit_eps;
