@@ -93,7 +93,7 @@ build/bench: bench/bench.c bench/linear.h bench/lm.h sae.h $(LM) Makefile | buil
 build/tests/test_features: build/page_html.h tools/sae_features.h tools/page.h
 
 # These call what is private (saei_*): each compiles sae.h once more, all others are linked.
-ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus gguf io linear no_stdio screen trainers)
+ALONE := $(patsubst %,build/tests/test_%,bits engine files formats fuzz_corpus gguf io linear no_formats no_stdio screen trainers)
 TEST_HEADERS := $(wildcard tests/*.h tests/fuzz/*.[ch]) $(LM)
 $(ALONE): build/tests/%: tests/%.c sae.h Makefile $(TEST_HEADERS) | build/tests
 	$(COMPILE) -I. $< -o $@ $(LDFLAGS) -lm
@@ -294,11 +294,12 @@ FUZZ_SECONDS ?= 60
 fuzz: ## the readers against damaged files, FUZZ_SECONDS each (needs clang); FUZZ="zip json": these alone
 	@sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
-# The header in every dialect, with and without OpenMP, with SAE_CBLAS, without training or files, and for
-# Windows: COMPILER_STANDARD[_openmp|_cblas|_no-train|_no-stdio|_least].
+# The header in every dialect, with and without OpenMP, with SAE_CBLAS, without training, formats or files, and for
+# Windows: COMPILER_STANDARD[_openmp|_cblas|_no-train|_no-formats|_no-stdio|_encode|_least].
 DIALECTS := $(foreach s,c99 c11 c17,gcc_$(s) clang_$(s)) $(foreach s,c++11 c++17 c++20,g++_$(s) clang++_$(s)) \
             gcc_c99_openmp g++_c++11_openmp gcc_c99_cblas clang_c99_cblas g++_c++11_cblas \
             $(foreach m,no-train no-stdio least,gcc_c99_$(m) clang_c99_$(m) g++_c++11_$(m)) \
+            gcc_c99_no-formats g++_c++11_no-formats gcc_c99_encode clang_c99_encode \
             mingw_c99 mingw_c99_least mingw++_c++17
 LINTS    := $(DIALECTS:%=build/lint/%.done)
 STRICT   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
@@ -309,7 +310,8 @@ build/lint/%.done: sae.h Makefile | build/lint
 	@set -- $$(echo $* | tr _ ' '); cc=$$1; std=$$2; lang=c; case $$std in c++*) lang=c++;; esac; \
 	case $$cc in mingw) cc=x86_64-w64-mingw32-gcc;; mingw++) cc=x86_64-w64-mingw32-g++;; esac; \
 	case $$3 in openmp) more=-fopenmp;; cblas) more='$(WORST)';; no-train) more=-DSAE_NO_TRAIN;; \
-	    no-stdio) more=-DSAE_NO_STDIO;; least) more='-DSAE_NO_TRAIN -DSAE_NO_STDIO';; *) more=;; esac; \
+	    no-formats) more=-DSAE_NO_FORMATS;; no-stdio) more=-DSAE_NO_STDIO;; \
+	    encode) more='-DSAE_NO_TRAIN -DSAE_NO_FORMATS';; least) more='-DSAE_NO_TRAIN -DSAE_NO_FORMATS -DSAE_NO_STDIO';; *) more=;; esac; \
 	if ! command -v $$cc > /dev/null; then echo "SKIPPED: $$cc is not installed ($*)"; exit 0; fi; \
 	if printf '#define SAE_IMPLEMENTATION\n#include "sae.h"\n' | \
 	       $$cc -x $$lang -std=$$std $(STRICT) -O2 $$more -I. -c - -o build/lint/$*.o && \

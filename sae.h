@@ -16,6 +16,9 @@
         SAE_NO_TRAIN leaves out all that trains and measures, here and in every file that includes
                      sae.h: trainers, sessions, buffer, loop, metrics and backends. What is left
                      loads, encodes, decodes, steers, saves
+        SAE_NO_FORMATS leaves out what reads and writes other programs' files, in every file that
+                     includes sae.h: what is left opens and saves the reference's .safetensors
+                     (`sae convert` makes them), and rows and tensors of .npy
         SAE_NO_STDIO leaves the system's files out: memory and sae_context_desc.io alone
 
     WHAT IT DOES
@@ -571,6 +574,7 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f);
 
+#ifndef SAE_NO_FORMATS
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
@@ -582,6 +586,7 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);
+#endif
 
 /* ==== >>api: files ======================================================= src/api/files.h ==== */
 
@@ -750,12 +755,15 @@ typedef struct sae_origin {
 /* Lives as long as dict. */
 SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict);
 
+#ifndef SAE_NO_FORMATS /* which leaves the reference's .safetensors, and .npy */
 typedef struct sae_export_desc {
     sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
     const sae_origin *origin;  /* model, hook, layer, ...; default: the dictionary's own */
     const float *log_sparsity; /* SAE_LENS: [m] log10(how often each latent fires + 1e-10), into
                                   sparsity.safetensors; NULL: no such file */
     bool raw;                  /* DICTIONARY_LEARNING: leave the decoder's norms */
+    bool safetensors;          /* DICTIONARY_LEARNING: ae.safetensors in place of ae.pt; a build
+                                  with SAE_NO_FORMATS opens it */
 } sae_export_desc;
 
 /* Writes a folder that the other program opens with the same numbers, float32:
@@ -772,6 +780,7 @@ typedef struct sae_export_desc {
    SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
+#endif
 
 /* ---- tensors of any container ---- */
 
@@ -805,6 +814,8 @@ SAE_API sae_result sae_tensor_file_write(sae_context *ctx, const char *path,
 SAE_API sae_result sae_tensor_file_write_memory(sae_context *ctx, const char *name,
                                                 const sae_tensor *tensors, size_t count,
                                                 void **data, size_t *size);
+
+#ifndef SAE_NO_FORMATS
 
 /* ==== >>api: cross-layer transcoders ======================================= src/api/clt.h ==== */
 /* Dictionaries of L layers of a model with an encoder and codes for each, whose latents write to
@@ -874,6 +885,8 @@ SAE_API sae_result sae_clt_forward(const sae_clt *clt, const float *x, size_t n,
    there. False: no such layer or latent. */
 SAE_API bool sae_clt_decoder_row(const sae_clt *clt, size_t source, size_t latent, size_t target,
                                  float *out);
+
+#endif
 
 /* ==== >>api: programs with a model ======================================= src/api/model.h ==== */
 
@@ -2407,11 +2420,13 @@ static float saei_bits_float(uint32_t bits) {
     memcpy(&x, &bits, sizeof x);
     return x;
 }
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+#endif
 
 /* Whether none of n floats, at any address, is NaN or infinite. */
 static bool saei_all_finite(const void *x, size_t n) {
@@ -2694,6 +2709,7 @@ static size_t saei_parse_number(const char *text, size_t size, double *number, i
     return at;
 }
 
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 /* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
 static void saei_number_text(double x, char out[32]) {
     char text[40], digits[24], back[40];
@@ -2734,6 +2750,7 @@ static void saei_number_text(double x, char out[32]) {
     }
     *p = 0;
 }
+#endif
 
 /* Text that grows, for JSON. */
 typedef struct saei_text {
@@ -3538,6 +3555,7 @@ static sae_result saei_names_of(const sae_context *ctx, const char *who, const c
     return SAE_OK;
 }
 
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 /* With its parents, where folders must be made at all. */
 static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
     sae_result result = SAE_OK;
@@ -3546,6 +3564,7 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
     return saei_fail(ctx, result, "%s: cannot make the folder %s: %s", who, path,
                      saei_files_cause(ctx, result));
 }
+#endif
 
 /* ---- writing ---- */
 
@@ -3670,6 +3689,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
     return result;
 }
 
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 /* The text into folder/name; it is freed. */
 static sae_result saei_text_write(saei_text *t, const char *who, const char *folder,
                                   const char *name) {
@@ -3686,6 +3706,7 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
     saei_free(t->ctx, t->data);
     return result;
 }
+#endif
 
 /* ==== >>json ============================================================= src/base/json.h ==== */
 
@@ -4778,6 +4799,15 @@ static sae_result saei_file_no_memory(const sae_tensor_file *file) {
                      file->path);
 }
 
+/* What the bytes begin as. */
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (memcmp(d, "PK\3\4", 4) == 0 || memcmp(d, "PK\5\6", 4) == 0);
+}
+
+static bool saei_looks_gguf(const unsigned char *d, size_t n) {
+    return n >= 4 && memcmp(d, "GGUF", 4) == 0;
+}
+
 /* An array in the arena that doubles; NULL if there is no memory. */
 static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, size_t *capacity,
                             size_t size) {
@@ -5394,6 +5424,8 @@ static sae_result saei_safetensors_write(saei_writer *w, const saei_content *c) 
     return result;
 }
 
+#ifndef SAE_NO_FORMATS
+
 /* ==== >>tensors: .gguf ================================================= src/tensor/gguf.h ==== */
 
 /*  "GGUF" | u32 version | u64 tensors | u64 pairs
@@ -5615,10 +5647,6 @@ static sae_result saei_gguf_tensor(saei_gguf *g, uint64_t index, sae_tensor *t, 
                         sae_dtype_block(t->dtype));
 }
 
-static bool saei_looks_gguf(const unsigned char *d, size_t n) {
-    return n >= 4 && memcmp(d, "GGUF", 4) == 0;
-}
-
 static sae_result saei_gguf_alignment(const sae_tensor_file *file, size_t *out) {
     const sae_json *v = sae_json_get(file->metadata, "general.alignment");
     *out = 32;
@@ -5690,10 +5718,6 @@ static sae_result saei_gguf_read(sae_tensor_file *file) {
 
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
-
-static bool saei_looks_zip(const unsigned char *d, size_t n) {
-    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
-}
 
 typedef struct saei_zip {
     saei_zip_entry *entries;
@@ -6775,8 +6799,18 @@ static sae_result saei_torch_write(saei_writer *w, const saei_content *c) {
     return saei_zip_write(w, c, saei_torch_fill);
 }
 
+#endif
+
+#ifndef SAE_NO_FORMATS
+#endif
+
 /* ==== >>tensors: every container ======================================= src/tensor/open.h ==== */
 
+/* What a message says of a file that this build leaves to others. */
+#define SAEI_OTHER_BUILD "this build, with SAE_NO_FORMATS, opens .safetensors of the reference's " \
+                         "layout: make one by `sae convert`, or build without SAE_NO_FORMATS"
+
+#ifndef SAE_NO_FORMATS
 static sae_result saei_zip_file(sae_tensor_file *file) {
     saei_zip zip;
     char top[SAEI_QUOTE];
@@ -6789,6 +6823,7 @@ static sae_result saei_zip_file(sae_tensor_file *file) {
     return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
                               "(numpy.savez)");
 }
+#endif
 
 /* The containers: known by their content when they are read, by the ending of the name when they
    are written. */
@@ -6802,12 +6837,14 @@ typedef struct saei_container {
 
 static const saei_container saei_containers[] = {
     { ".npy", true, saei_looks_npy, saei_npy_file, saei_npy_write },
+#ifndef SAE_NO_FORMATS
     { ".npz", false, saei_looks_zip, saei_zip_file, saei_npz_write },
-    { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
-      saei_safetensors_write },
     { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
     { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write },
-    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL }
+    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL },
+#endif
+    { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
+      saei_safetensors_write }
 };
 enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
 
@@ -6825,6 +6862,10 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
         return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
                                   "pull)");
     if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
+#ifdef SAE_NO_FORMATS
+    if (saei_looks_zip(d, n) || saei_looks_gguf(d, n) || (n >= 2 && d[0] == 0x80))
+        return saei_unsupported(file, "a file of PyTorch, NumPy or llama.cpp; " SAEI_OTHER_BUILD);
+#endif
     if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
         return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
                                       "torch >= 1.6");
@@ -12463,23 +12504,41 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
-/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
-   fires. */
-static void saei_fold_decoder_rescale(sae_dictionary *dict) {
-    saei_fold_decoder_norms(dict);
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld_out;
-        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
-        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
-        dict->b_enc[i] = 0;
-    }
-}
-
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
         saei_fold_decoder_norms(dict);
     return SAE_OK;
+}
+
+typedef struct saei_scale_job {
+    sae_dictionary *dict;
+    float in, out;
+} saei_scale_job;
+
+static void saei_scale_part(void *arg, size_t part) {
+    const saei_scale_job *job = (const saei_scale_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
+        kernels->scale(dict->ld, job->in, enc, enc);
+        if (dict->W_glu)
+            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
+                           dict->W_glu + i * dict->ld);
+        kernels->divide(dict->ld_out, dec, job->out, dec);
+    }
+}
+
+/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
+   them plain. f stays. */
+static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
+    saei_scale_job job = { dict, in, out };
+    saei_each_latent(dict, saei_scale_part, &job);
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
+    saei_gate_update(dict);
 }
 
 /* ==== >>dictionary: tensors =========================================== src/dict/tensors.h ==== */
@@ -14730,6 +14789,8 @@ SAE_API sae_result sae_steer_rows(const sae_dictionary *dict, const sae_rows *x,
     return saei_steer(dict, "sae_steer_rows", x, n, steerings, count);
 }
 
+#ifndef SAE_NO_FORMATS
+
 /* ==== >>clt: what is open ================================================= src/dict/clt.h ==== */
 
 /* A matrix where it lies in a file: element (r, c) is at data + r row + c col, in bytes. */
@@ -15183,6 +15244,8 @@ SAE_API bool sae_clt_decoder_row(const sae_clt *clt, size_t source, size_t laten
     return true;
 }
 
+#endif
+
 /* ==== >>dictionary: linear layers ====================================== src/dict/linear.h ==== */
 
 struct sae_linear {
@@ -15589,14 +15652,6 @@ static sae_arch saei_trainer_arch(sae_trainer_kind kind) {
     return row ? row->arch : SAE_ARCH_STANDARD;
 }
 
-/* The first trainer of such dictionaries. AutoEncoderNew is STANDARD_APRIL's, on request. */
-static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
-    if (arch == SAE_ARCH_STANDARD_NEW) return SAE_TRAINER_STANDARD_APRIL;
-    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
-        if (saei_trainers[i].arch == arch) return saei_trainers[i].kind;
-    return SAE_TRAINER_DEFAULT;
-}
-
 /* ==== >>files: names, places, config files ========================== src/formats/layout.h ==== */
 
 /* Where a tensor of a file goes. _T: the file holds it transposed; it is transposed on loading. */
@@ -15849,37 +15904,6 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
 }
 
-/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
-   it has none that fits. */
-static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
-    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
-    const size_t n = strlen(key);
-    for (const char *next; at < end; at = next) {
-        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
-        const char *mark;
-        next = stop ? stop + 1 : end;
-        if (!stop) stop = end;
-        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
-        while (from < stop && (*from == ' ' || *from == '\t')) from++;
-        if (from < stop && (*from == '"' || *from == '\'')) {
-            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
-            if (!mark) return false;
-            stop = mark;
-            from++;
-        } else {
-            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
-                mark++;
-            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
-        }
-        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
-            return false;
-        memcpy(out, from, (size_t)(stop - from));
-        out[stop - from] = 0;
-        return true;
-    }
-    return false;
-}
-
 /* The value of a key; NULL where it is absent or null. */
 static const sae_json *saei_config_value(const sae_json *object, const char *key) {
     const sae_json *v = sae_json_get(object, key);
@@ -15911,24 +15935,6 @@ static sae_result saei_config_size(const saei_load *load, const char *key, size_
     return SAE_OK;
 }
 
-/* The same, and it must be there and not 0. */
-static sae_result saei_config_required(const saei_load *load, const char *key, size_t *out) {
-    const sae_json *v = saei_config_value(load->config, key);
-    *out = 0;
-    SAEI_TRY(saei_config_size(load, key, out));
-    if (*out) return SAE_OK;
-    if (v) return saei_config_refused(load, key, v, "a whole number from 1");
-    return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
-}
-
-static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
-    const sae_json *v = saei_config_value(load->config, key);
-    if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
-    *out = v->number != 0;
-    return SAE_OK;
-}
-
 /* Text cut to fit, at a whole character; NULL is "". */
 static void saei_origin_text(char *out, size_t size, const char *text) {
     size_t n = 0;
@@ -15937,35 +15943,6 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
         for (n = size - 1; n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80; n--) {}
     if (n) memcpy(out, text, n);
     out[n] = 0;
-}
-
-static void saei_origin_hook_out(sae_origin *o, const char *hook) {
-    if (hook && strcmp(hook, o->hook) != 0)
-        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
-}
-
-/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
-   becomes "blocks.3.hook_resid_post" with between "hook_". */
-static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
-    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
-    else
-        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
-}
-
-/* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
-static int64_t saei_layer_of(const char *place) {
-    static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
-    for (size_t i = 0; place && i < sizeof before / sizeof before[0]; i++) {
-        const char *at = strstr(place, before[i]);
-        int64_t layer = 0;
-        size_t digits = 0;
-        if (!at) continue;
-        at += strlen(before[i]);
-        for (; at[digits] >= '0' && at[digits] <= '9' && digits < 9; digits++)
-            layer = layer * 10 + (at[digits] - '0');
-        if (digits) return layer;
-    }
-    return -1;
 }
 
 /* ==== >>files: tensors into a dictionary ============================= src/formats/draft.h ==== */
@@ -16041,16 +16018,6 @@ static sae_result saei_draft_misfit(const saei_draft *draft, const char *as) {
 
 static bool saei_is_scalar(const sae_tensor *t) {
     return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
-}
-
-/* All numbers of a vector are 0. */
-static bool saei_is_zero(const sae_tensor *t) {
-    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
-    float v = 0;
-    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
-        saei_convert_row(t->dtype, (const unsigned char *)t->data
-                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
-    return v == 0;
 }
 
 /* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */
@@ -16719,142 +16686,6 @@ SAE_API sae_result sae_dictionary_save_memory(const sae_dictionary *dict, const 
     return saei_save_all(dict, "sae_dictionary_save_memory", name, data, size);
 }
 
-/* ==== >>files: what all exports share =============================== src/formats/export.h ==== */
-
-/* A copy of a dictionary on its way out, in the form that the format can say. */
-typedef struct saei_export {
-    sae_context *ctx;
-    const sae_export_desc *desc;
-    sae_origin origin;
-    const char *folder;
-    sae_dictionary *dict;
-} saei_export;
-
-static sae_result saei_export_refused(const saei_export *e, const char *why) {
-    return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
-                     sae_format_name(e->desc->format), why);
-}
-
-#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
-
-/* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
-   leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
-static void saei_export_ungate(saei_export *e) {
-    sae_dictionary *dict = e->dict;
-    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) {
-        SAEI_NOTE(e, SAE_LOG_INFO, "thresholds of p times the decoder's norm become those of p");
-        for (size_t i = 0; i < dict->desc.dict_size; i++) {
-            float theta = dict->gate[i] > 0 ? dict->aux0[i] / dict->gate[i] : FLT_MAX;
-            dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
-        }
-    } else {
-        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved "
-                  "into the encoder: latents are multiplied by them");
-        saei_fold_decoder_rescale(dict);
-    }
-    dict->desc.gate = SAE_GATE_NONE;
-    dict->gate = NULL;
-}
-
-/* What no other program's dictionaries of one place have. */
-static sae_result saei_export_one_place(saei_export *e) {
-    const sae_dictionary_desc *h = &e->dict->desc;
-    if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
-    if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
-    if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
-    if (h->gate) saei_export_ungate(e);
-    return SAE_OK;
-}
-
-/* b_dec into the encoder's input, or out of it, at the cost of its biases:
-   W (x - b_dec) + b = W x + (b - W b_dec). */
-static void saei_export_centre(sae_dictionary *dict, bool subtract) {
-    size_t d = dict->desc.activation_dim;
-    if (subtract == saei_subtracts(&dict->desc)) return;
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *w = dict->W_enc + i * dict->ld;
-        double shift = 0;
-        for (size_t c = 0; c < d; c++) shift += (double)w[c] * (double)dict->b_dec[c];
-        if (!subtract) shift = -shift;
-        dict->b_enc[i] = (float)((double)dict->b_enc[i] + shift);
-        if (dict->desc.arch == SAE_ARCH_GATED)
-            dict->aux1[i] = (float)((double)dict->aux1[i]
-                                    + saei_exp((double)dict->aux0[i]) * shift);
-    }
-    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->desc.subtract_b_dec = subtract;
-    else dict->desc.no_b_dec_subtraction = !subtract;
-}
-
-/* The same encoder and decoder with the scalar threshold for each latent. */
-static sae_result saei_export_jump_relu(saei_export *e) {
-    sae_dictionary *from = e->dict, *to = NULL;
-    sae_dictionary_desc desc = from->desc;
-    size_t m = desc.dict_size;
-    desc.arch = SAE_ARCH_JUMP_RELU;
-    desc.subtract_b_dec = saei_subtracts(&from->desc);
-    desc.no_b_dec_subtraction = false;
-    desc.k = desc.num_groups = 0;
-    desc.k_fraction = 0;
-    SAEI_TRY(saei_dictionary_new(e->ctx, "sae_dictionary_export", &desc, &to));
-    memcpy(to->W_enc, from->W_enc, m * from->ld * sizeof(float));
-    memcpy(to->W_dec, from->W_dec, m * from->ld_out * sizeof(float));
-    memcpy(to->b_enc, from->b_enc, m * sizeof(float));
-    memcpy(to->b_dec, from->b_dec, from->ld_out * sizeof(float));
-    if (to->W_skip) memcpy(to->W_skip, from->W_skip, desc.output_dim * from->ld * sizeof(float));
-    for (size_t i = 0; i < m; i++) to->aux0[i] = from->threshold;
-    to->origin = from->origin;
-    sae_dictionary_destroy(from);
-    e->dict = to;
-    SAEI_NOTE(e, SAE_LOG_INFO, "the threshold, %g, stands for each of the %zu latents",
-              (double)to->aux0[0], m);
-    return SAE_OK;
-}
-
-/* A batch class that chooses over the batch goes by its threshold elsewhere, if it has one. */
-static sae_result saei_export_batch(const saei_export *e) {
-    const sae_dictionary *dict = e->dict;
-    if (dict->active_groups < dict->desc.num_groups)
-        SAEI_NOTE(e, SAE_LOG_WARNING, "active_groups is %zu, all %zu groups are written",
-                  dict->active_groups, dict->desc.num_groups);
-    if (dict->rule != SAE_RULE_TOP_K) return SAE_OK;
-    if (dict->threshold < 0)
-        return saei_export_refused(e, "batch top-k at inference, and the threshold was never set");
-    SAEI_NOTE(e, SAE_LOG_WARNING, "batch top-k at inference becomes the threshold, %g",
-              (double)dict->threshold);
-    return SAE_OK;
-}
-
-static sae_result saei_export_text(const saei_export *e, const char *name, saei_text *t) {
-    return saei_text_write(t, "sae_dictionary_export", e->folder, name);
-}
-
-static sae_result saei_export_tensors(const saei_export *e, const char *name, const saei_key *keys,
-                                      size_t count) {
-    char *path = saei_path_join(e->ctx, e->folder, name);
-    sae_result result;
-    if (!path)
-        return saei_fail(e->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
-                         name);
-    result = saei_save_keys(e->dict, path, keys, count, NULL, NULL);
-    saei_free(e->ctx, path);
-    return result;
-}
-
-/* "key": "text", or null for "". */
-static void saei_export_pair(saei_text *t, const char *key, const char *text) {
-    saei_text_add(t, "\"%s\": ", key);
-    if (*text) saei_text_add_json_string(t, text);
-    else saei_text_add(t, "null");
-}
-
-/* What was lost on the way here, and what the classes of no program but ours have. */
-static void saei_export_made_by(const saei_export *e, saei_text *t) {
-    saei_text_add(t, "\"sae.h\": {\"version\": \"" SAE_VERSION "\", \"from\": \"%s\", ",
-                  sae_format_name(e->dict->origin.format));
-    saei_export_pair(t, "class", e->dict->origin.class_name);
-    saei_text_add(t, "}");
-}
-
 /* ==== >>files: dictionary_learning ===================== src/formats/dictionary_learning.h ==== */
 
 static bool saei_dl_probe(const saei_load *load) {
@@ -17160,7 +16991,247 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
     return result;
 }
 
-/* ---- writing ---- */
+#ifndef SAE_NO_FORMATS
+
+/* ==== >>files: what readers of other programs ask ================== src/formats/reading.h ==== */
+
+/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
+   it has none that fits. */
+static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
+    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
+    const size_t n = strlen(key);
+    for (const char *next; at < end; at = next) {
+        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
+        const char *mark;
+        next = stop ? stop + 1 : end;
+        if (!stop) stop = end;
+        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
+        while (from < stop && (*from == ' ' || *from == '\t')) from++;
+        if (from < stop && (*from == '"' || *from == '\'')) {
+            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
+            if (!mark) return false;
+            stop = mark;
+            from++;
+        } else {
+            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
+                mark++;
+            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
+        }
+        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
+            return false;
+        memcpy(out, from, (size_t)(stop - from));
+        out[stop - from] = 0;
+        return true;
+    }
+    return false;
+}
+
+/* The same, and it must be there and not 0. */
+static sae_result saei_config_required(const saei_load *load, const char *key, size_t *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    *out = 0;
+    SAEI_TRY(saei_config_size(load, key, out));
+    if (*out) return SAE_OK;
+    if (v) return saei_config_refused(load, key, v, "a whole number from 1");
+    return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
+}
+
+static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
+    *out = v->number != 0;
+    return SAE_OK;
+}
+
+static void saei_origin_hook_out(sae_origin *o, const char *hook) {
+    if (hook && strcmp(hook, o->hook) != 0)
+        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
+}
+
+/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
+   becomes "blocks.3.hook_resid_post" with between "hook_". */
+static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
+    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
+    else
+        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
+}
+
+/* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
+static int64_t saei_layer_of(const char *place) {
+    static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
+    for (size_t i = 0; place && i < sizeof before / sizeof before[0]; i++) {
+        const char *at = strstr(place, before[i]);
+        int64_t layer = 0;
+        size_t digits = 0;
+        if (!at) continue;
+        at += strlen(before[i]);
+        for (; at[digits] >= '0' && at[digits] <= '9' && digits < 9; digits++)
+            layer = layer * 10 + (at[digits] - '0');
+        if (digits) return layer;
+    }
+    return -1;
+}
+
+/* All numbers of a vector are 0. */
+static bool saei_is_zero(const sae_tensor *t) {
+    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
+    float v = 0;
+    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
+        saei_convert_row(t->dtype, (const unsigned char *)t->data
+                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
+    return v == 0;
+}
+
+/* ==== >>files: what all exports share =============================== src/formats/export.h ==== */
+
+/* A copy of a dictionary on its way out, in the form that the format can say. */
+typedef struct saei_export {
+    sae_context *ctx;
+    const sae_export_desc *desc;
+    sae_origin origin;
+    const char *folder;
+    sae_dictionary *dict;
+} saei_export;
+
+static sae_result saei_export_refused(const saei_export *e, const char *why) {
+    return saei_fail(e->ctx, SAE_ERR_UNSUPPORTED, "sae_dictionary_export: %s has no %s",
+                     sae_format_name(e->desc->format), why);
+}
+
+#define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
+
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
+}
+
+/* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
+   leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
+static void saei_export_ungate(saei_export *e) {
+    sae_dictionary *dict = e->dict;
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) {
+        SAEI_NOTE(e, SAE_LOG_INFO, "thresholds of p times the decoder's norm become those of p");
+        for (size_t i = 0; i < dict->desc.dict_size; i++) {
+            float theta = dict->gate[i] > 0 ? dict->aux0[i] / dict->gate[i] : FLT_MAX;
+            dict->aux0[i] = theta <= FLT_MAX ? theta : FLT_MAX;
+        }
+    } else {
+        SAEI_NOTE(e, SAE_LOG_INFO, "the decoder's norms, which choose among latents, are moved "
+                  "into the encoder: latents are multiplied by them");
+        saei_fold_decoder_rescale(dict);
+    }
+    dict->desc.gate = SAE_GATE_NONE;
+    dict->gate = NULL;
+}
+
+/* What no other program's dictionaries of one place have. */
+static sae_result saei_export_one_place(saei_export *e) {
+    const sae_dictionary_desc *h = &e->dict->desc;
+    if (h->layers > 1) return saei_export_refused(e, "dictionary of several layers");
+    if (h->glu) return saei_export_refused(e, "gated linear unit (glu) in the encoder");
+    if (h->normalizer) return saei_export_refused(e, "normalizer of its input");
+    if (h->gate) saei_export_ungate(e);
+    return SAE_OK;
+}
+
+/* b_dec into the encoder's input, or out of it, at the cost of its biases:
+   W (x - b_dec) + b = W x + (b - W b_dec). */
+static void saei_export_centre(sae_dictionary *dict, bool subtract) {
+    size_t d = dict->desc.activation_dim;
+    if (subtract == saei_subtracts(&dict->desc)) return;
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *w = dict->W_enc + i * dict->ld;
+        double shift = 0;
+        for (size_t c = 0; c < d; c++) shift += (double)w[c] * (double)dict->b_dec[c];
+        if (!subtract) shift = -shift;
+        dict->b_enc[i] = (float)((double)dict->b_enc[i] + shift);
+        if (dict->desc.arch == SAE_ARCH_GATED)
+            dict->aux1[i] = (float)((double)dict->aux1[i]
+                                    + saei_exp((double)dict->aux0[i]) * shift);
+    }
+    if (dict->desc.arch == SAE_ARCH_JUMP_RELU) dict->desc.subtract_b_dec = subtract;
+    else dict->desc.no_b_dec_subtraction = !subtract;
+}
+
+/* The same encoder and decoder with the scalar threshold for each latent. */
+static sae_result saei_export_jump_relu(saei_export *e) {
+    sae_dictionary *from = e->dict, *to = NULL;
+    sae_dictionary_desc desc = from->desc;
+    size_t m = desc.dict_size;
+    desc.arch = SAE_ARCH_JUMP_RELU;
+    desc.subtract_b_dec = saei_subtracts(&from->desc);
+    desc.no_b_dec_subtraction = false;
+    desc.k = desc.num_groups = 0;
+    desc.k_fraction = 0;
+    SAEI_TRY(saei_dictionary_new(e->ctx, "sae_dictionary_export", &desc, &to));
+    memcpy(to->W_enc, from->W_enc, m * from->ld * sizeof(float));
+    memcpy(to->W_dec, from->W_dec, m * from->ld_out * sizeof(float));
+    memcpy(to->b_enc, from->b_enc, m * sizeof(float));
+    memcpy(to->b_dec, from->b_dec, from->ld_out * sizeof(float));
+    if (to->W_skip) memcpy(to->W_skip, from->W_skip, desc.output_dim * from->ld * sizeof(float));
+    for (size_t i = 0; i < m; i++) to->aux0[i] = from->threshold;
+    to->origin = from->origin;
+    sae_dictionary_destroy(from);
+    e->dict = to;
+    SAEI_NOTE(e, SAE_LOG_INFO, "the threshold, %g, stands for each of the %zu latents",
+              (double)to->aux0[0], m);
+    return SAE_OK;
+}
+
+/* A batch class that chooses over the batch goes by its threshold elsewhere, if it has one. */
+static sae_result saei_export_batch(const saei_export *e) {
+    const sae_dictionary *dict = e->dict;
+    if (dict->active_groups < dict->desc.num_groups)
+        SAEI_NOTE(e, SAE_LOG_WARNING, "active_groups is %zu, all %zu groups are written",
+                  dict->active_groups, dict->desc.num_groups);
+    if (dict->rule != SAE_RULE_TOP_K) return SAE_OK;
+    if (dict->threshold < 0)
+        return saei_export_refused(e, "batch top-k at inference, and the threshold was never set");
+    SAEI_NOTE(e, SAE_LOG_WARNING, "batch top-k at inference becomes the threshold, %g",
+              (double)dict->threshold);
+    return SAE_OK;
+}
+
+static sae_result saei_export_text(const saei_export *e, const char *name, saei_text *t) {
+    return saei_text_write(t, "sae_dictionary_export", e->folder, name);
+}
+
+static sae_result saei_export_tensors(const saei_export *e, const char *name, const saei_key *keys,
+                                      size_t count) {
+    char *path = saei_path_join(e->ctx, e->folder, name);
+    sae_result result;
+    if (!path)
+        return saei_fail(e->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_dictionary_export: no memory for %s",
+                         name);
+    result = saei_save_keys(e->dict, path, keys, count, NULL, NULL);
+    saei_free(e->ctx, path);
+    return result;
+}
+
+/* "key": "text", or null for "". */
+static void saei_export_pair(saei_text *t, const char *key, const char *text) {
+    saei_text_add(t, "\"%s\": ", key);
+    if (*text) saei_text_add_json_string(t, text);
+    else saei_text_add(t, "null");
+}
+
+/* What was lost on the way here, and what the classes of no program but ours have. */
+static void saei_export_made_by(const saei_export *e, saei_text *t) {
+    saei_text_add(t, "\"sae.h\": {\"version\": \"" SAE_VERSION "\", \"from\": \"%s\", ",
+                  sae_format_name(e->dict->origin.format));
+    saei_export_pair(t, "class", e->dict->origin.class_name);
+    saei_text_add(t, "}");
+}
+
+/* ==== >>files: dictionary_learning, written ====== src/formats/dictionary_learning_write.h ==== */
 
 static sae_result saei_export_dl_fit(saei_export *e) {
     sae_dictionary *dict = e->dict;
@@ -17204,6 +17275,14 @@ static sae_result saei_export_dl_fit(saei_export *e) {
     return SAE_OK;
 }
 
+/* The first trainer of such dictionaries. AutoEncoderNew is STANDARD_APRIL's, on request. */
+static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
+    if (arch == SAE_ARCH_STANDARD_NEW) return SAE_TRAINER_STANDARD_APRIL;
+    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
+        if (saei_trainers[i].arch == arch) return saei_trainers[i].kind;
+    return SAE_TRAINER_DEFAULT;
+}
+
 static sae_result saei_export_dl(saei_export *e) {
     const sae_dictionary_desc *h = &e->dict->desc;
     const saei_layout *layout = saei_layout_of(h->arch);
@@ -17216,7 +17295,8 @@ static sae_result saei_export_dl(saei_export *e) {
         SAEI_NOTE(e, SAE_LOG_WARNING, "the layer is not known, config.json says 0");
     if (!*o->model)
         SAEI_NOTE(e, SAE_LOG_WARNING, "the language model is not known, lm_name is \"unknown\"");
-    SAEI_TRY(saei_export_tensors(e, "ae.pt", layout->keys, layout->count));
+    SAEI_TRY(saei_export_tensors(e, e->desc->safetensors ? "ae.safetensors" : "ae.pt",
+                                 layout->keys, layout->count));
     saei_text_add(&t, "{\n    \"trainer\": {\n        \"trainer_class\": \"%s\",\n"
                   "        \"dict_class\": \"%s\",\n        \"activation_dim\": %zu,\n"
                   "        \"dict_size\": %zu,\n", trainer, sae_arch_name(h->arch),
@@ -18051,36 +18131,6 @@ static sae_result saei_gemma_2_read(saei_load *load, sae_dictionary **out) {
 /* lm-saes, later called Llamascopium. Of a row x, y = s_in x:
      p = y W_E + b_E [times sigmoid(y W_E_glu + b_E_glu)];  x_hat = (f W_D + b_D) / s_out
    The factors are folded into the weights; codes are in the program's units. */
-
-typedef struct saei_scale_job {
-    sae_dictionary *dict;
-    float in, out;
-} saei_scale_job;
-
-static void saei_scale_part(void *arg, size_t part) {
-    const saei_scale_job *job = (const saei_scale_job *)arg;
-    const sae_dictionary *dict = job->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t i = part * SAEI_PART_LATENTS;
-    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
-    for (; i < end; i++) {
-        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->in, enc, enc);
-        if (dict->W_glu)
-            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
-                           dict->W_glu + i * dict->ld);
-        kernels->divide(dict->ld_out, dec, job->out, dec);
-    }
-}
-
-/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
-   them plain. f stays. */
-static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
-    saei_scale_job job = { dict, in, out };
-    saei_each_latent(dict, saei_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
-    saei_gate_update(dict);
-}
 
 /* What the configs of all versions say. */
 typedef struct saei_scopium {
@@ -20004,6 +20054,13 @@ SAE_API sae_result sae_clt_open(sae_context *ctx, const sae_load_desc *desc, con
     return result;
 }
 
+#endif
+
+#ifndef SAE_NO_FORMATS
+#else
+typedef struct saei_export saei_export; /* there is none */
+#endif
+
 /* ==== >>files: every format ======================================== src/formats/formats.h ==== */
 
 /* In a folder a format is known by its file; a file that lies alone is known by its name. Where
@@ -20020,8 +20077,38 @@ typedef struct saei_format {
     sae_result (*write)(saei_export *e);
 } saei_format;
 
+#ifdef SAE_NO_FORMATS
+/* Another program's config: its numbers may mean something else, though tensors have our names. */
+static bool saei_other_probe(const saei_load *load) {
+    return load->yaml.data
+           || (load->root && !sae_json_get(load->root, "trainer")
+               && !sae_json_get(load->root, "dict_class")
+               && !sae_json_get(load->root, "trainer_class"));
+}
+
+static sae_result saei_other_read(saei_load *load, sae_dictionary **out) {
+    (void)out;
+    return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a dictionary of another program; "
+                          SAEI_OTHER_BUILD);
+}
+#endif
+
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
 static const saei_format saei_formats[] = {
+#ifdef SAE_NO_FORMATS
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", "sae_weights.pt" }, "cfg.json",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", "cc_weights.pt" }, "cfg.json",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", "params.safetensors" }, "config.json",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", "checkpoints/final.pt" },
+      "hyperparams.json", saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.safetensors", "ae.pt" }, "config.json",
+      saei_dl_probe, saei_dl_read, NULL, NULL }
+#else
     { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
     { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
@@ -20053,6 +20140,7 @@ static const saei_format saei_formats[] = {
       saei_attention_probe, saei_attention_read, NULL, NULL },
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
+#endif
 };
 enum { SAEI_NUM_READERS = sizeof saei_formats / sizeof saei_formats[0] };
 
@@ -20138,9 +20226,11 @@ static sae_result saei_load_nothing(saei_load *load, const char *files) {
     char *only = NULL;
     memset(&below, 0, sizeof below);
     below.load = load;
+#ifndef SAE_NO_FORMATS
     if (sae_clt_recognize(load->ctx, load->path))
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder or a set of "
                               "transcoders, which sae_clt_open opens");
+#endif
     below.left = 5000;
     if (saei_below_files(&below, &only) == 1 && only) { /* its name need not be known */
         saei_free(load->ctx, load->file);
@@ -20305,7 +20395,9 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
     return saei_load_all(ctx, desc, desc && desc->name ? desc->name : "memory", data, size, out);
 }
 
-/* ---- export ---- */
+#ifndef SAE_NO_FORMATS
+
+/* ==== >>files: export ============================================== src/formats/exports.h ==== */
 
 static const saei_format *saei_format_written(sae_format format, char allowed[SAEI_NAMES]) {
     size_t at = 0;
@@ -20453,6 +20545,7 @@ SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steeri
     return result;
 }
 
+#endif
 #if defined(SAEI_FOR_SIZE)
 #pragma GCC pop_options
 #endif
@@ -27465,6 +27558,13 @@ static sae_result saei_loop_check_weights(sae_training *l) {
 
 /* ==== >>loop: backup and resume ========================================= src/run/resume.h ==== */
 
+/* A run's weights: as .pt and as .safetensors, or as that alone where no .pt is written. */
+#ifdef SAE_NO_FORMATS
+enum { SAEI_LOOP_PT = 0 };
+#else
+enum { SAEI_LOOP_PT = 1 };
+#endif
+
 /* A file that need not be there. */
 static void saei_remove(const sae_context *ctx, const char *path) {
     if (ctx->io.remove) ctx->io.remove(path, ctx->io.user);
@@ -27514,7 +27614,7 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
     const sae_context quiet = saei_loop_quiet(l);
     if (!saei_loop_exists(l, folder, "config.json")
         || (!saei_loop_exists(l, folder, "sae.safetensors")
-            && (!saei_loop_exists(l, folder, "ae.pt")
+            && ((SAEI_LOOP_PT && !saei_loop_exists(l, folder, "ae.pt"))
                 || !saei_loop_exists(l, folder, "ae.safetensors"))))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");
@@ -27691,7 +27791,8 @@ static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, 
 static sae_result saei_loop_checkpoints(sae_training *l) {
     char name[40];
     SAEI_TRY(saei_loop_check_weights(l));
-    snprintf(name, sizeof name, "ae_%llu.pt", (unsigned long long)l->now.step);
+    snprintf(name, sizeof name, SAEI_LOOP_PT ? "ae_%llu.pt" : "ae_%llu.safetensors",
+             (unsigned long long)l->now.step);
     for (size_t i = 0; i < l->num_trainers; i++) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
@@ -27749,7 +27850,8 @@ static sae_result saei_loop_finish(sae_training *l) {
     if (l->folders) {
         SAEI_TRY(saei_loop_configs(l, 0, false)); /* until the weights are there: not finished */
         for (size_t i = 0; i < l->num_trainers; i++)
-            SAEI_TRY(saei_loop_save(l, i, l->folders[i], "ae.pt", "ae.safetensors"));
+            SAEI_TRY(saei_loop_save(l, i, l->folders[i], SAEI_LOOP_PT ? "ae.pt" : "ae.safetensors",
+                                    SAEI_LOOP_PT ? "ae.safetensors" : NULL));
         SAEI_TRY(saei_loop_configs(l, l->now.step, false));
         saei_loop_remove_backup(l);
     }

@@ -202,7 +202,8 @@ class sae_clt_desc(ctypes.Structure):
 
 class sae_export_desc(ctypes.Structure):
     _fields_ = [("format", c_int), ("origin", POINTER(sae_origin)),
-                ("log_sparsity", POINTER(c_float)), ("raw", c_bool)]
+                ("log_sparsity", POINTER(c_float)), ("raw", c_bool),
+                ("safetensors", c_bool)]
 
 
 STRUCTS = [sae_allocator, sae_logger, sae_pool, sae_context_desc,

@@ -16,6 +16,9 @@
         SAE_NO_TRAIN leaves out all that trains and measures, here and in every file that includes
                      sae.h: trainers, sessions, buffer, loop, metrics and backends. What is left
                      loads, encodes, decodes, steers, saves
+        SAE_NO_FORMATS leaves out what reads and writes other programs' files, in every file that
+                     includes sae.h: what is left opens and saves the reference's .safetensors
+                     (`sae convert` makes them), and rows and tensors of .npy
         SAE_NO_STDIO leaves the system's files out: memory and sae_context_desc.io alone
 
     WHAT IT DOES
@@ -113,7 +116,9 @@ extern "C" {
 #include "api/core.h"
 #include "api/dictionary.h"
 #include "api/files.h"
+#ifndef SAE_NO_FORMATS
 #include "api/clt.h"
+#endif
 #include "api/model.h"
 #ifndef SAE_NO_TRAIN
 #include "api/train.h"
@@ -203,11 +208,13 @@ extern "C" {
 #include "tensor/write.h"
 #include "tensor/npy.h"
 #include "tensor/safetensors.h"
+#ifndef SAE_NO_FORMATS
 #include "tensor/gguf.h"
 #include "tensor/zip.h"
 #include "tensor/npz.h"
 #include "tensor/pickle.h"
 #include "tensor/torch.h"
+#endif
 #include "tensor/open.h"
 #if defined(SAEI_FOR_SIZE)
 #pragma GCC pop_options
@@ -241,8 +248,10 @@ extern "C" {
 #include "dict/decode.h"
 #include "dict/forward.h"
 #include "dict/steer.h"
+#ifndef SAE_NO_FORMATS
 #include "dict/clt.h"
 #include "dict/clt_decode.h"
+#endif
 #include "dict/linear.h"
 
 /* What opens and writes files is much, and waits for the disk: for size. */
@@ -254,8 +263,11 @@ extern "C" {
 #include "formats/layout.h"
 #include "formats/draft.h"
 #include "formats/save.h"
-#include "formats/export.h"
 #include "formats/dictionary_learning.h"
+#ifndef SAE_NO_FORMATS
+#include "formats/reading.h"
+#include "formats/export.h"
+#include "formats/dictionary_learning_write.h"
 #include "formats/sae_lens.h"
 #include "formats/sparsify.h"
 #include "formats/gemma_scope.h"
@@ -267,8 +279,12 @@ extern "C" {
 #include "formats/clt_readers.h"
 #include "formats/clt_training.h"
 #include "formats/clt.h"
+#endif
 #include "formats/formats.h"
+#ifndef SAE_NO_FORMATS
+#include "formats/exports.h"
 #include "formats/gguf.h"
+#endif
 #if defined(SAEI_FOR_SIZE)
 #pragma GCC pop_options
 #endif

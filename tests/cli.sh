@@ -410,6 +410,10 @@ for format in sae_lens sparsify dictionary_learning; do
     check "the same latents from $format" cmp converted.npy own.npy
 done
 check "the files of $format" cmp to_dictionary_learning/ae.pt top_k/ae.pt
+status 0 "$SAE" convert to_sae_lens to_small --to dictionary_learning --safetensors
+check "convert --safetensors leaves no .pt" test -f to_small/ae.safetensors -a ! -e to_small/ae.pt
+"$SAE" encode to_small --data x.npy --out converted.npy --dense --quiet
+check "the same latents from ae.safetensors" cmp converted.npy own.npy
 status 0 "$SAE" convert top_k to_lens --to sae_lens --data x.npy
 check "counted latents" test -f to_lens/sparsity.safetensors
 status 1 "$SAE" convert standard to_none --to sparsify; says 'only top-k dictionaries, this is AutoEncoder$'

@@ -151,7 +151,8 @@ int verb_convert(int argc, char **argv) {
     memset(&c, 0, sizeof c);
     memset(&desc, 0, sizeof desc);
     const option options[] = {
-        { "to", TEXT, &to }, { "raw", FLAG, &c.raw }, { "dict-class", TEXT, &c.dict_class },
+        { "to", TEXT, &to }, { "raw", FLAG, &c.raw },
+        { "safetensors", FLAG, &desc.safetensors }, { "dict-class", TEXT, &c.dict_class },
         { "k", COUNT, &c.k }, { "lm-name", TEXT, &model }, { "hook", TEXT, &hook },
         { "layer", TEXT, &layer }, { "data", LIST, &c.data }, { "batch", COUNT, &c.batch },
         { "dim", COUNT, &c.dim }, { "dtype", TEXT, &c.dtype }, { "tensor", TEXT, &c.tensor },

@@ -259,6 +259,8 @@ const char help_convert[] =
     "                    does not say\n"
     "  --data FILE...    to sae_lens: also sparsity.safetensors, of these rows\n"
     "  --raw             to dictionary_learning: leave the decoder's norms\n"
+    "  --safetensors     to dictionary_learning: ae.safetensors in place of ae.pt, which\n"
+    "                    programs with SAE_NO_FORMATS open, alone too\n"
     "  --use-threshold   the threshold of a top-k class\n"
     "  --dict-class NAME, --k N        for files that do not say\n"
     "  --batch, --dim, --dtype, --tensor, --threads, --quiet: as in sae encode --help\n";

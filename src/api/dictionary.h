@@ -73,6 +73,7 @@ SAE_API sae_result sae_encode_subset(const sae_dictionary *dict, const float *x,
 SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_rows *x, size_t n,
                                           const uint32_t *latents, size_t count, float *f);
 
+#ifndef SAE_NO_FORMATS
 /* Writes the sum of value_i W_dec[i] (modes ADD alone) as a control vector of llama.cpp: a GGUF
    file with the one tensor "direction.LAYER". llama.cpp adds it, times the scale on its command
    line, to the output of block `layer`; blocks count from 0, but it steers no block 0. The residual
@@ -84,3 +85,4 @@ SAE_API sae_result sae_encode_subset_rows(const sae_dictionary *dict, const sae_
 SAE_API sae_result sae_steer_export(const sae_dictionary *dict, const sae_steering *steerings,
                                     size_t count, size_t layer, const char *model_hint,
                                     const char *path);
+#endif

@@ -168,12 +168,15 @@ typedef struct sae_origin {
 /* Lives as long as dict. */
 SAE_API const sae_origin *sae_dictionary_origin(const sae_dictionary *dict);
 
+#ifndef SAE_NO_FORMATS /* which leaves the reference's .safetensors, and .npy */
 typedef struct sae_export_desc {
     sae_format format;         /* required: DICTIONARY_LEARNING, SAE_LENS or SPARSIFY */
     const sae_origin *origin;  /* model, hook, layer, ...; default: the dictionary's own */
     const float *log_sparsity; /* SAE_LENS: [m] log10(how often each latent fires + 1e-10), into
                                   sparsity.safetensors; NULL: no such file */
     bool raw;                  /* DICTIONARY_LEARNING: leave the decoder's norms */
+    bool safetensors;          /* DICTIONARY_LEARNING: ae.safetensors in place of ae.pt; a build
+                                  with SAE_NO_FORMATS opens it */
 } sae_export_desc;
 
 /* Writes a folder that the other program opens with the same numbers, float32:
@@ -190,6 +193,7 @@ typedef struct sae_export_desc {
    SAE_ERR_OUT_OF_MEMORY, SAE_ERR_IO. */
 SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
                                          const char *folder);
+#endif
 
 /* ---- tensors of any container ---- */
 

@@ -167,6 +167,7 @@ static sae_result saei_names_of(const sae_context *ctx, const char *who, const c
     return SAE_OK;
 }
 
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 /* With its parents, where folders must be made at all. */
 static sae_result saei_make_folder(const sae_context *ctx, const char *who, const char *path) {
     sae_result result = SAE_OK;
@@ -175,6 +176,7 @@ static sae_result saei_make_folder(const sae_context *ctx, const char *who, cons
     return saei_fail(ctx, result, "%s: cannot make the folder %s: %s", who, path,
                      saei_files_cause(ctx, result));
 }
+#endif
 
 /* ---- writing ---- */
 
@@ -299,6 +301,7 @@ static sae_result saei_writer_finish(saei_writer *w) {
     return result;
 }
 
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 /* The text into folder/name; it is freed. */
 static sae_result saei_text_write(saei_text *t, const char *who, const char *folder,
                                   const char *name) {
@@ -315,3 +318,4 @@ static sae_result saei_text_write(saei_text *t, const char *who, const char *fol
     saei_free(t->ctx, t->data);
     return result;
 }
+#endif

@@ -143,11 +143,13 @@ static float saei_bits_float(uint32_t bits) {
     memcpy(&x, &bits, sizeof x);
     return x;
 }
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 static uint64_t saei_to_bits(double x) {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+#endif
 
 /* Whether none of n floats, at any address, is NaN or infinite. */
 static bool saei_all_finite(const void *x, size_t n) {

@@ -119,6 +119,7 @@ static size_t saei_parse_number(const char *text, size_t size, double *number, i
     return at;
 }
 
+#if !defined(SAE_NO_TRAIN) || !defined(SAE_NO_FORMATS)
 /* The shortest text that reads back as x, as Python's json writes it: 0.001, 1e-05, 2.0, NaN. */
 static void saei_number_text(double x, char out[32]) {
     char text[40], digits[24], back[40];
@@ -159,6 +160,7 @@ static void saei_number_text(double x, char out[32]) {
     }
     *p = 0;
 }
+#endif
 
 /* Text that grows, for JSON. */
 typedef struct saei_text {

@@ -368,21 +368,39 @@ static void saei_fold_decoder_norms(sae_dictionary *dict) {
     saei_each_latent(dict, saei_fold_decoder_part, dict);
 }
 
-/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
-   fires. */
-static void saei_fold_decoder_rescale(sae_dictionary *dict) {
-    saei_fold_decoder_norms(dict);
-    for (size_t i = 0; i < dict->desc.dict_size; i++) {
-        const float *row = dict->W_dec + i * dict->ld_out;
-        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
-        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
-        dict->b_enc[i] = 0;
-    }
-}
-
 SAE_API sae_result sae_dictionary_normalize_decoder(sae_dictionary *dict) {
     if (!dict) return SAE_ERR_INVALID;
     if (dict->desc.arch == SAE_ARCH_STANDARD && !saei_decoder_is_unit(dict))
         saei_fold_decoder_norms(dict);
     return SAE_OK;
+}
+
+typedef struct saei_scale_job {
+    sae_dictionary *dict;
+    float in, out;
+} saei_scale_job;
+
+static void saei_scale_part(void *arg, size_t part) {
+    const saei_scale_job *job = (const saei_scale_job *)arg;
+    const sae_dictionary *dict = job->dict;
+    const saei_kernels *kernels = dict->ctx->kernels;
+    size_t i = part * SAEI_PART_LATENTS;
+    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
+    for (; i < end; i++) {
+        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
+        kernels->scale(dict->ld, job->in, enc, enc);
+        if (dict->W_glu)
+            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
+                           dict->W_glu + i * dict->ld);
+        kernels->divide(dict->ld_out, dec, job->out, dec);
+    }
+}
+
+/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
+   them plain. f stays. */
+static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
+    saei_scale_job job = { dict, in, out };
+    saei_each_latent(dict, saei_scale_part, &job);
+    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
+    saei_gate_update(dict);
 }

@@ -1,5 +1,5 @@
 #pragma once
-#include "draft.h"
+#include "reading.h"
 
 /* ==== >>files: circuit-tracer ================================================================= */
 /* Transcoders of single layers: layer_N.safetensors beside a config.yaml. W_enc and W_dec are both

@@ -1,6 +1,6 @@
 #pragma once
 #include "../dict/clt_decode.h"
-#include "draft.h"
+#include "reading.h"
 
 /* ==== >>files: cross-layer transcoders, tensors in place ====================================== */
 

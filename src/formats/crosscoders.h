@@ -1,5 +1,5 @@
 #pragma once
-#include "draft.h"
+#include "reading.h"
 
 /* ==== >>files: crosscoders ==================================================================== */
 

@@ -77,16 +77,6 @@ static bool saei_is_scalar(const sae_tensor *t) {
     return t->ndim == 0 || (t->ndim == 1 && t->shape[0] == 1);
 }
 
-/* All numbers of a vector are 0. */
-static bool saei_is_zero(const sae_tensor *t) {
-    const int64_t size = (int64_t)sae_dtype_size(t->dtype);
-    float v = 0;
-    for (uint64_t i = 0; i < t->shape[0] && v == 0; i++)
-        saei_convert_row(t->dtype, (const unsigned char *)t->data
-                         + (int64_t)i * t->stride[0] * size, size, 1, &v);
-    return v == 0;
-}
-
 /* Element `index` of a tensor of whole numbers; false for other types and for negative ones. */
 static bool saei_tensor_whole(const sae_tensor *t, size_t index, uint64_t *out) {
     size_t size = sae_dtype_size(t->dtype);

@@ -20,6 +20,18 @@ static sae_result saei_export_refused(const saei_export *e, const char *why) {
 
 #define SAEI_NOTE(e, level, ...) saei_log((e)->ctx, level, "sae_dictionary_export: " __VA_ARGS__)
 
+/* The same where p is to be multiplied by the norm: where that is 0, so is p, and the latent never
+   fires. */
+static void saei_fold_decoder_rescale(sae_dictionary *dict) {
+    saei_fold_decoder_norms(dict);
+    for (size_t i = 0; i < dict->desc.dict_size; i++) {
+        const float *row = dict->W_dec + i * dict->ld_out;
+        if (dict->ctx->kernels->dot(dict->ld_out, row, row) > 0) continue;
+        memset(dict->W_enc + i * dict->ld, 0, dict->ld * sizeof(float));
+        dict->b_enc[i] = 0;
+    }
+}
+
 /* A choice by p times the decoder's norm in other words: of JumpReLU thresholds for p itself, which
    leaves the latents as they are; else the norms go into the encoder, and the latents with them. */
 static void saei_export_ungate(saei_export *e) {

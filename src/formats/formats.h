@@ -1,5 +1,8 @@
 #pragma once
 #include "dictionary_learning.h"
+#include "save.h"
+#ifndef SAE_NO_FORMATS
+#include "dictionary_learning_write.h"
 #include "sparsify.h"
 #include "gemma_scope.h"
 #include "llamascopium.h"
@@ -7,6 +10,9 @@
 #include "circuit_tracer.h"
 #include "crosscoders.h"
 #include "clt.h"
+#else
+typedef struct saei_export saei_export; /* there is none */
+#endif
 
 /* ==== >>files: every format =================================================================== */
 
@@ -24,8 +30,38 @@ typedef struct saei_format {
     sae_result (*write)(saei_export *e);
 } saei_format;
 
+#ifdef SAE_NO_FORMATS
+/* Another program's config: its numbers may mean something else, though tensors have our names. */
+static bool saei_other_probe(const saei_load *load) {
+    return load->yaml.data
+           || (load->root && !sae_json_get(load->root, "trainer")
+               && !sae_json_get(load->root, "dict_class")
+               && !sae_json_get(load->root, "trainer_class"));
+}
+
+static sae_result saei_other_read(saei_load *load, sae_dictionary **out) {
+    (void)out;
+    return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a dictionary of another program; "
+                          SAEI_OTHER_BUILD);
+}
+#endif
+
 /* Probed in this order. dictionary_learning comes last: its names of tensors are everybody's. */
 static const saei_format saei_formats[] = {
+#ifdef SAE_NO_FORMATS
+    { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors", "sae_weights.pt" }, "cfg.json",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_SPARSIFY, { "sae.safetensors", "cc_weights.pt" }, "cfg.json",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_GEMMA_SCOPE, { "params.npz", "params.safetensors" }, "config.json",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_LLAMA_SCOPE, { "checkpoints/final.safetensors", "checkpoints/final.pt" },
+      "hyperparams.json", saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_CIRCUIT_TRACER, { NULL }, "config.yaml",
+      saei_other_probe, saei_other_read, NULL, NULL },
+    { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.safetensors", "ae.pt" }, "config.json",
+      saei_dl_probe, saei_dl_read, NULL, NULL }
+#else
     { SAE_FORMAT_SAE_LENS, { "sae_weights.safetensors" }, "cfg.json",
       saei_lens_probe, saei_lens_read, saei_export_lens_fit, saei_export_lens },
     { SAE_FORMAT_SPARSIFY, { "sae.safetensors" }, "cfg.json",
@@ -57,6 +93,7 @@ static const saei_format saei_formats[] = {
       saei_attention_probe, saei_attention_read, NULL, NULL },
     { SAE_FORMAT_DICTIONARY_LEARNING, { "ae.pt", "ae.safetensors" }, "config.json",
       saei_dl_probe, saei_dl_read, saei_export_dl_fit, saei_export_dl }
+#endif
 };
 enum { SAEI_NUM_READERS = sizeof saei_formats / sizeof saei_formats[0] };
 
@@ -142,9 +179,11 @@ static sae_result saei_load_nothing(saei_load *load, const char *files) {
     char *only = NULL;
     memset(&below, 0, sizeof below);
     below.load = load;
+#ifndef SAE_NO_FORMATS
     if (sae_clt_recognize(load->ctx, load->path))
         return saei_load_fail(load, SAE_ERR_UNSUPPORTED, "a cross-layer transcoder or a set of "
                               "transcoders, which sae_clt_open opens");
+#endif
     below.left = 5000;
     if (saei_below_files(&below, &only) == 1 && only) { /* its name need not be known */
         saei_free(load->ctx, load->file);
@@ -307,52 +346,4 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_dictionary_load_memory: ctx, data or out is NULL");
     return saei_load_all(ctx, desc, desc && desc->name ? desc->name : "memory", data, size, out);
-}
-
-/* ---- export ---- */
-
-static const saei_format *saei_format_written(sae_format format, char allowed[SAEI_NAMES]) {
-    size_t at = 0;
-    allowed[0] = 0;
-    for (size_t r = 0; r < SAEI_NUM_READERS; r++) {
-        if (!saei_formats[r].write) continue;
-        if (saei_formats[r].format == format) return &saei_formats[r];
-        at += (size_t)snprintf(allowed + at, SAEI_NAMES - at, "%s%d (%s)", at ? ", " : "",
-                               (int)saei_formats[r].format,
-                               sae_format_name(saei_formats[r].format));
-    }
-    return NULL;
-}
-
-SAE_API sae_result sae_dictionary_export(const sae_dictionary *dict, const sae_export_desc *desc,
-                                         const char *folder) {
-    char allowed[SAEI_NAMES];
-    const saei_format *format;
-    saei_export e;
-    sae_result result;
-    if (!dict || !desc || !folder)
-        return saei_fail(dict ? dict->ctx : NULL, SAE_ERR_INVALID,
-                         "sae_dictionary_export: dict, desc or folder is NULL");
-    format = saei_format_written(desc->format, allowed);
-    if (!format)
-        return saei_fail(dict->ctx, SAE_ERR_INVALID,
-                         "sae_dictionary_export: format is %d, allowed are %s", (int)desc->format,
-                         allowed);
-    memset(&e, 0, sizeof e);
-    e.ctx = dict->ctx;
-    e.desc = desc;
-    e.folder = folder;
-    e.origin = desc->origin ? *desc->origin : dict->origin;
-    SAEI_TRY(saei_dictionary_copy(dict, "sae_dictionary_export", &e.dict));
-    SAEI_NOTE(&e, SAE_LOG_INFO, "%s -> %s", sae_arch_name(dict->desc.arch),
-              sae_format_name(desc->format));
-    result = format->fit(&e);
-    if (result == SAE_OK && !saei_all_finite(e.dict->params, e.dict->num_params))
-        result = saei_fail(e.ctx, SAE_ERR_NOT_FINITE,
-                           "sae_dictionary_export: a parameter is NaN or "
-                           "infinite, or becomes so when others are moved into it");
-    if (result == SAE_OK) result = saei_make_folder(e.ctx, "sae_dictionary_export", folder);
-    if (result == SAE_OK) result = format->write(&e);
-    sae_dictionary_destroy(e.dict);
-    return result;
 }

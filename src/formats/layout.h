@@ -256,37 +256,6 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s is not a JSON object", name);
 }
 
-/* The value of a key at the first level of load->yaml, a plain or quoted text, into out; false if
-   it has none that fits. */
-static bool saei_yaml_text(const saei_load *load, const char *key, char *out, size_t size) {
-    const char *at = (const char *)load->yaml.data, *end = at + load->yaml.size;
-    const size_t n = strlen(key);
-    for (const char *next; at < end; at = next) {
-        const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at)), *from = at + n + 1;
-        const char *mark;
-        next = stop ? stop + 1 : end;
-        if (!stop) stop = end;
-        if ((size_t)(stop - at) <= n || memcmp(at, key, n) != 0 || at[n] != ':') continue;
-        while (from < stop && (*from == ' ' || *from == '\t')) from++;
-        if (from < stop && (*from == '"' || *from == '\'')) {
-            mark = (const char *)memchr(from + 1, *from, (size_t)(stop - from - 1));
-            if (!mark) return false;
-            stop = mark;
-            from++;
-        } else {
-            for (mark = from; mark < stop && (*mark != '#' || mark == from || mark[-1] != ' ');)
-                mark++;
-            for (stop = mark; stop > from && strchr(" \t\r", stop[-1]); stop--) {}
-        }
-        if (from == stop || (size_t)(stop - from) >= size || memchr(from, 0, (size_t)(stop - from)))
-            return false;
-        memcpy(out, from, (size_t)(stop - from));
-        out[stop - from] = 0;
-        return true;
-    }
-    return false;
-}
-
 /* The value of a key; NULL where it is absent or null. */
 static const sae_json *saei_config_value(const sae_json *object, const char *key) {
     const sae_json *v = sae_json_get(object, key);
@@ -318,24 +287,6 @@ static sae_result saei_config_size(const saei_load *load, const char *key, size_
     return SAE_OK;
 }
 
-/* The same, and it must be there and not 0. */
-static sae_result saei_config_required(const saei_load *load, const char *key, size_t *out) {
-    const sae_json *v = saei_config_value(load->config, key);
-    *out = 0;
-    SAEI_TRY(saei_config_size(load, key, out));
-    if (*out) return SAE_OK;
-    if (v) return saei_config_refused(load, key, v, "a whole number from 1");
-    return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
-}
-
-static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
-    const sae_json *v = saei_config_value(load->config, key);
-    if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
-    *out = v->number != 0;
-    return SAE_OK;
-}
-
 /* Text cut to fit, at a whole character; NULL is "". */
 static void saei_origin_text(char *out, size_t size, const char *text) {
     size_t n = 0;
@@ -344,33 +295,4 @@ static void saei_origin_text(char *out, size_t size, const char *text) {
         for (n = size - 1; n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80; n--) {}
     if (n) memcpy(out, text, n);
     out[n] = 0;
-}
-
-static void saei_origin_hook_out(sae_origin *o, const char *hook) {
-    if (hook && strcmp(hook, o->hook) != 0)
-        saei_origin_text(o->hook_out, sizeof o->hook_out, hook);
-}
-
-/* A hook of o->layer that is named inside its block, as TransformerLens spells it: "resid_post"
-   becomes "blocks.3.hook_resid_post" with between "hook_". */
-static void saei_origin_place(sae_origin *o, const char *name, const char *between) {
-    if (!name || o->layer < 0 || strlen(name) > 48) saei_origin_text(o->hook, sizeof o->hook, name);
-    else
-        snprintf(o->hook, sizeof o->hook, "blocks.%lld.%s%s", (long long)o->layer, between, name);
-}
-
-/* The number of the layer in "blocks.3.hook_mlp_out", "layers.10.mlp", "layer_3"; -1: none. */
-static int64_t saei_layer_of(const char *place) {
-    static const char *const before[] = { "blocks.", "layers.", "layer_", "h." };
-    for (size_t i = 0; place && i < sizeof before / sizeof before[0]; i++) {
-        const char *at = strstr(place, before[i]);
-        int64_t layer = 0;
-        size_t digits = 0;
-        if (!at) continue;
-        at += strlen(before[i]);
-        for (; at[digits] >= '0' && at[digits] <= '9' && digits < 9; digits++)
-            layer = layer * 10 + (at[digits] - '0');
-        if (digits) return layer;
-    }
-    return -1;
 }

@@ -1,41 +1,11 @@
 #pragma once
 #include "../tensor/open.h"
-#include "draft.h"
+#include "reading.h"
 
 /* ==== >>files: Llama Scope, Llamascopium ====================================================== */
 /* lm-saes, later called Llamascopium. Of a row x, y = s_in x:
      p = y W_E + b_E [times sigmoid(y W_E_glu + b_E_glu)];  x_hat = (f W_D + b_D) / s_out
    The factors are folded into the weights; codes are in the program's units. */
-
-typedef struct saei_scale_job {
-    sae_dictionary *dict;
-    float in, out;
-} saei_scale_job;
-
-static void saei_scale_part(void *arg, size_t part) {
-    const saei_scale_job *job = (const saei_scale_job *)arg;
-    const sae_dictionary *dict = job->dict;
-    const saei_kernels *kernels = dict->ctx->kernels;
-    size_t i = part * SAEI_PART_LATENTS;
-    size_t end = saei_min(i + SAEI_PART_LATENTS, dict->desc.dict_size);
-    for (; i < end; i++) {
-        float *enc = dict->W_enc + i * dict->ld, *dec = dict->W_dec + i * dict->ld_out;
-        kernels->scale(dict->ld, job->in, enc, enc);
-        if (dict->W_glu)
-            kernels->scale(dict->ld, job->in, dict->W_glu + i * dict->ld,
-                           dict->W_glu + i * dict->ld);
-        kernels->divide(dict->ld_out, dec, job->out, dec);
-    }
-}
-
-/* Moves factors into the weights: what was made for in x, and gives out x_hat, takes and gives
-   them plain. f stays. */
-static void saei_fold_scale(sae_dictionary *dict, float in, float out) {
-    saei_scale_job job = { dict, in, out };
-    saei_each_latent(dict, saei_scale_part, &job);
-    for (size_t c = 0; c < dict->ld_out; c++) dict->b_dec[c] /= out;
-    saei_gate_update(dict);
-}
 
 /* What the configs of all versions say. */
 typedef struct saei_scopium {

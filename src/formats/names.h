@@ -55,11 +55,3 @@ static sae_arch saei_trainer_arch(sae_trainer_kind kind) {
     const saei_trainer_row *row = saei_trainer_row_of(kind ? kind : SAE_TRAINER_TOP_K);
     return row ? row->arch : SAE_ARCH_STANDARD;
 }
-
-/* The first trainer of such dictionaries. AutoEncoderNew is STANDARD_APRIL's, on request. */
-static sae_trainer_kind saei_trainer_of_arch(sae_arch arch) {
-    if (arch == SAE_ARCH_STANDARD_NEW) return SAE_TRAINER_STANDARD_APRIL;
-    for (size_t i = 0; i < SAE_NUM_TRAINERS; i++)
-        if (saei_trainers[i].arch == arch) return saei_trainers[i].kind;
-    return SAE_TRAINER_DEFAULT;
-}

@@ -1,6 +1,6 @@
 #pragma once
 #include "../tensor/open.h"
-#include "draft.h"
+#include "reading.h"
 
 /* ==== >>files: openai, Qwen-Scope, Goodfire, attention outputs ================================ */
 

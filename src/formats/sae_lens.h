@@ -1,5 +1,6 @@
 #pragma once
 #include "export.h"
+#include "reading.h"
 
 /* ==== >>files: SAELens ======================================================================== */
 

@@ -5,6 +5,13 @@
 
 /* ==== >>loop: backup and resume =============================================================== */
 
+/* A run's weights: as .pt and as .safetensors, or as that alone where no .pt is written. */
+#ifdef SAE_NO_FORMATS
+enum { SAEI_LOOP_PT = 0 };
+#else
+enum { SAEI_LOOP_PT = 1 };
+#endif
+
 /* A file that need not be there. */
 static void saei_remove(const sae_context *ctx, const char *path) {
     if (ctx->io.remove) ctx->io.remove(path, ctx->io.user);
@@ -54,7 +61,7 @@ static saei_loop_found saei_loop_folder_holds(sae_training *l, const char *folde
     const sae_context quiet = saei_loop_quiet(l);
     if (!saei_loop_exists(l, folder, "config.json")
         || (!saei_loop_exists(l, folder, "sae.safetensors")
-            && (!saei_loop_exists(l, folder, "ae.pt")
+            && ((SAEI_LOOP_PT && !saei_loop_exists(l, folder, "ae.pt"))
                 || !saei_loop_exists(l, folder, "ae.safetensors"))))
         return found;
     path = saei_path_join(l->ctx, folder, "config.json");

@@ -41,7 +41,8 @@ static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, 
 static sae_result saei_loop_checkpoints(sae_training *l) {
     char name[40];
     SAEI_TRY(saei_loop_check_weights(l));
-    snprintf(name, sizeof name, "ae_%llu.pt", (unsigned long long)l->now.step);
+    snprintf(name, sizeof name, SAEI_LOOP_PT ? "ae_%llu.pt" : "ae_%llu.safetensors",
+             (unsigned long long)l->now.step);
     for (size_t i = 0; i < l->num_trainers; i++) {
         char *folder = saei_path_join(l->ctx, l->folders[i], "checkpoints");
         sae_result result;
@@ -99,7 +100,8 @@ static sae_result saei_loop_finish(sae_training *l) {
     if (l->folders) {
         SAEI_TRY(saei_loop_configs(l, 0, false)); /* until the weights are there: not finished */
         for (size_t i = 0; i < l->num_trainers; i++)
-            SAEI_TRY(saei_loop_save(l, i, l->folders[i], "ae.pt", "ae.safetensors"));
+            SAEI_TRY(saei_loop_save(l, i, l->folders[i], SAEI_LOOP_PT ? "ae.pt" : "ae.safetensors",
+                                    SAEI_LOOP_PT ? "ae.safetensors" : NULL));
         SAEI_TRY(saei_loop_configs(l, l->now.step, false));
         saei_loop_remove_backup(l);
     }

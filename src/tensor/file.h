@@ -124,6 +124,15 @@ static sae_result saei_file_no_memory(const sae_tensor_file *file) {
                      file->path);
 }
 
+/* What the bytes begin as. */
+static bool saei_looks_zip(const unsigned char *d, size_t n) {
+    return n >= 4 && (memcmp(d, "PK\3\4", 4) == 0 || memcmp(d, "PK\5\6", 4) == 0);
+}
+
+static bool saei_looks_gguf(const unsigned char *d, size_t n) {
+    return n >= 4 && memcmp(d, "GGUF", 4) == 0;
+}
+
 /* An array in the arena that doubles; NULL if there is no memory. */
 static void *saei_file_grow(sae_tensor_file *file, void *items, size_t count, size_t *capacity,
                             size_t size) {

@@ -224,10 +224,6 @@ static sae_result saei_gguf_tensor(saei_gguf *g, uint64_t index, sae_tensor *t, 
                         sae_dtype_block(t->dtype));
 }
 
-static bool saei_looks_gguf(const unsigned char *d, size_t n) {
-    return n >= 4 && memcmp(d, "GGUF", 4) == 0;
-}
-
 static sae_result saei_gguf_alignment(const sae_tensor_file *file, size_t *out) {
     const sae_json *v = sae_json_get(file->metadata, "general.alignment");
     *out = 32;

@@ -1,11 +1,19 @@
 #pragma once
+#include "npy.h"
+#include "safetensors.h"
+#ifndef SAE_NO_FORMATS
 #include "gguf.h"
 #include "npz.h"
-#include "safetensors.h"
 #include "torch.h"
+#endif
 
 /* ==== >>tensors: every container ============================================================== */
 
+/* What a message says of a file that this build leaves to others. */
+#define SAEI_OTHER_BUILD "this build, with SAE_NO_FORMATS, opens .safetensors of the reference's " \
+                         "layout: make one by `sae convert`, or build without SAE_NO_FORMATS"
+
+#ifndef SAE_NO_FORMATS
 static sae_result saei_zip_file(sae_tensor_file *file) {
     saei_zip zip;
     char top[SAEI_QUOTE];
@@ -18,6 +26,7 @@ static sae_result saei_zip_file(sae_tensor_file *file) {
     return saei_damaged(file, "a zip archive without data.pkl (torch.save) and without .npy "
                               "(numpy.savez)");
 }
+#endif
 
 /* The containers: known by their content when they are read, by the ending of the name when they
    are written. */
@@ -31,12 +40,14 @@ typedef struct saei_container {
 
 static const saei_container saei_containers[] = {
     { ".npy", true, saei_looks_npy, saei_npy_file, saei_npy_write },
+#ifndef SAE_NO_FORMATS
     { ".npz", false, saei_looks_zip, saei_zip_file, saei_npz_write },
-    { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
-      saei_safetensors_write },
     { ".pt", false, saei_looks_zip, saei_zip_file, saei_torch_write },
     { ".pth", false, saei_looks_zip, saei_zip_file, saei_torch_write },
-    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL }
+    { ".gguf", false, saei_looks_gguf, saei_gguf_read, NULL },
+#endif
+    { ".safetensors", false, saei_probe_safetensors, saei_safetensors_read,
+      saei_safetensors_write }
 };
 enum { SAEI_NUM_CONTAINERS = sizeof saei_containers / sizeof saei_containers[0] };
 
@@ -54,6 +65,10 @@ static sae_result saei_tensor_file_read(sae_tensor_file *file) {
         return saei_damaged(file, "a Git LFS pointer: the file itself was not downloaded (git lfs "
                                   "pull)");
     if (saei_ends_with(file->path, ".safetensors")) return saei_safetensors_read(file);
+#ifdef SAE_NO_FORMATS
+    if (saei_looks_zip(d, n) || saei_looks_gguf(d, n) || (n >= 2 && d[0] == 0x80))
+        return saei_unsupported(file, "a file of PyTorch, NumPy or llama.cpp; " SAEI_OTHER_BUILD);
+#endif
     if (n >= sizeof legacy && memcmp(d, legacy, sizeof legacy) == 0)
         return saei_unsupported(file, "torch.save's format from before torch 1.6; re-save it with "
                                       "torch >= 1.6");

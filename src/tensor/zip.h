@@ -6,10 +6,6 @@
 /*  Read from the back: end record (PK\5\6), before it perhaps the zip64 locator and end record,
     then the central directory they point to, an entry of which points to a local header. */
 
-static bool saei_looks_zip(const unsigned char *d, size_t n) {
-    return n >= 4 && (saei_le32(d) == 0x04034b50 || saei_le32(d) == 0x06054b50);
-}
-
 typedef struct saei_zip {
     saei_zip_entry *entries;
     size_t count;
