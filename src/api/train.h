@@ -187,7 +187,7 @@ typedef struct sae_stats {
     double pre_norm_auxk_loss;     /* -1: no dead latents */
     double dead_features;
     double effective_l0;
-    double l0;                     /* mean count of f != 0 in the batch; NaN of DECOUPLED */
+    double l0;                     /* mean count of f != 0 in the batch; DECOUPLED: NaN */
     double frac_variance_explained;
     double threshold;
     double p, next_p, sparsity_coeff;
@@ -391,8 +391,8 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 
 /* ==== >>api: metrics ========================================================================== */
 
-/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean over
-   layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean
+   over layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
    all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \

@@ -287,6 +287,14 @@ static sae_result saei_config_size(const saei_load *load, const char *key, size_
     return SAE_OK;
 }
 
+static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
+    *out = v->number != 0;
+    return SAE_OK;
+}
+
 /* Text cut to fit, at a whole character; NULL is "". */
 static void saei_origin_text(char *out, size_t size, const char *text) {
     size_t n = 0;

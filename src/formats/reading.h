@@ -44,14 +44,6 @@ static sae_result saei_config_required(const saei_load *load, const char *key, s
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
 }
 
-static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
-    const sae_json *v = saei_config_value(load->config, key);
-    if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
-    *out = v->number != 0;
-    return SAE_OK;
-}
-
 static void saei_origin_hook_out(sae_origin *o, const char *hook) {
     if (hook && strcmp(hook, o->hook) != 0)
         saei_origin_text(o->hook_out, sizeof o->hook_out, hook);

@@ -148,7 +148,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
 }
 
 /* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
-   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns from..to. */
+   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns
+   from..to. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat,
                                      size_t from, size_t to) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;

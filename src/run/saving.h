@@ -6,6 +6,11 @@
 
 /* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
 static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
+#ifdef SAE_NO_FORMATS
+    sae_dictionary_destroy(dict);
+    return saei_fail(l->ctx, SAE_ERR_UNSUPPORTED, "%s: cannot write %s: a build with "
+                     "SAE_NO_FORMATS does not write sparsify's files", l->who, folder);
+#else
     sae_export_desc desc;
     sae_result result = SAE_OK;
     memset(&desc, 0, sizeof desc);
@@ -15,6 +20,7 @@ static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const 
     if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
     sae_dictionary_destroy(dict);
     return result;
+#endif
 }
 
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */

@@ -24,6 +24,12 @@ static sae_result saei_loop_is_finished(sae_training *l, bool *finished) {
 static sae_result saei_loop_begin(sae_training *l) {
     saei_path_kind kind = SAEI_PATH_NONE;
     bool backup;
+#ifdef SAE_NO_FORMATS
+    for (size_t i = 0; i < l->num_trainers && l->desc.save_dir; i++)
+        if (l->trainers[i]->desc.kind == SAE_TRAINER_SPARSIFY)
+            return saei_fail(l->ctx, SAE_ERR_UNSUPPORTED, "%s: trainer %zu is sparsify's, whose "
+                             "files a build with SAE_NO_FORMATS does not write", l->who, i);
+#endif
     if (l->backup) SAEI_TRY(saei_path_find(l->ctx, l->who, l->backup, &kind));
     backup = kind == SAEI_PATH_FILE;
     if (l->desc.resume) {
