@@ -1135,7 +1135,7 @@ typedef struct sae_stats {
     double pre_norm_auxk_loss;     /* -1: no dead latents */
     double dead_features;
     double effective_l0;
-    double l0;                     /* mean count of f != 0 in the batch; NaN of DECOUPLED */
+    double l0;                     /* mean count of f != 0 in the batch; DECOUPLED: NaN */
     double frac_variance_explained;
     double threshold;
     double p, next_p, sparsity_coeff;
@@ -1339,8 +1339,8 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 
 /* ==== >>api: metrics ===================================================== src/api/train.h ==== */
 
-/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean over
-   layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+/* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean
+   over layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
    all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \
@@ -15935,6 +15935,14 @@ static sae_result saei_config_size(const saei_load *load, const char *key, size_
     return SAE_OK;
 }
 
+static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
+    const sae_json *v = saei_config_value(load->config, key);
+    if (!v) return SAE_OK;
+    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
+    *out = v->number != 0;
+    return SAE_OK;
+}
+
 /* Text cut to fit, at a whole character; NULL is "". */
 static void saei_origin_text(char *out, size_t size, const char *text) {
     size_t n = 0;
@@ -17034,14 +17042,6 @@ static sae_result saei_config_required(const saei_load *load, const char *key, s
     if (*out) return SAE_OK;
     if (v) return saei_config_refused(load, key, v, "a whole number from 1");
     return saei_load_fail(load, SAE_ERR_FORMAT, "%s has no %s", load->config_name, key);
-}
-
-static sae_result saei_config_bool(const saei_load *load, const char *key, bool *out) {
-    const sae_json *v = saei_config_value(load->config, key);
-    if (!v) return SAE_OK;
-    if (v->type != SAE_JSON_BOOL) return saei_config_refused(load, key, v, "true or false");
-    *out = v->number != 0;
-    return SAE_OK;
 }
 
 static void saei_origin_hook_out(sae_origin *o, const char *hook) {
@@ -27756,6 +27756,11 @@ static sae_result saei_loop_restore(sae_training *l) {
 
 /* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
 static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
+#ifdef SAE_NO_FORMATS
+    sae_dictionary_destroy(dict);
+    return saei_fail(l->ctx, SAE_ERR_UNSUPPORTED, "%s: cannot write %s: a build with "
+                     "SAE_NO_FORMATS does not write sparsify's files", l->who, folder);
+#else
     sae_export_desc desc;
     sae_result result = SAE_OK;
     memset(&desc, 0, sizeof desc);
@@ -27765,6 +27770,7 @@ static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const 
     if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
     sae_dictionary_destroy(dict);
     return result;
+#endif
 }
 
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
@@ -27882,6 +27888,12 @@ static sae_result saei_loop_is_finished(sae_training *l, bool *finished) {
 static sae_result saei_loop_begin(sae_training *l) {
     saei_path_kind kind = SAEI_PATH_NONE;
     bool backup;
+#ifdef SAE_NO_FORMATS
+    for (size_t i = 0; i < l->num_trainers && l->desc.save_dir; i++)
+        if (l->trainers[i]->desc.kind == SAE_TRAINER_SPARSIFY)
+            return saei_fail(l->ctx, SAE_ERR_UNSUPPORTED, "%s: trainer %zu is sparsify's, whose "
+                             "files a build with SAE_NO_FORMATS does not write", l->who, i);
+#endif
     if (l->backup) SAEI_TRY(saei_path_find(l->ctx, l->who, l->backup, &kind));
     backup = kind == SAEI_PATH_FILE;
     if (l->desc.resume) {
@@ -28219,7 +28231,8 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
 }
 
 /* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
-   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns from..to. */
+   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns
+   from..to. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat,
                                      size_t from, size_t to) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;

@@ -113,16 +113,13 @@ class sae_trainer_desc(ctypes.Structure):
                 ("n_sparsity_updates", c_uint64), ("sparsity_queue_length", c_size_t),
                 ("reconstruction_norm", c_bool), ("ghost_threshold", c_uint64), ("init", c_char_p),
                 ("lm_name", c_char_p), ("submodule_name", c_char_p), ("wandb_name", c_char_p),
-<<<<<<< HEAD
-                ("layer", c_int64), ("output_dim", c_size_t), ("skip_connection", c_int),
-                ("apply_b_dec_to_input", c_int), ("optimizer", c_int),
-                ("lr_warmup_steps", c_uint64), ("k_decay_steps", c_uint64), ("finetune", c_int)]
-=======
                 ("layer", c_int64), ("num_layers", c_size_t), ("code_normalization", c_int),
                 ("code_normalization_alpha_sae", c_double),
                 ("code_normalization_alpha_cc", c_double), ("use_mse_loss", c_bool),
-                ("k_max", c_size_t), ("k_annealing_steps", c_uint64)]
->>>>>>> cross
+                ("k_max", c_size_t), ("k_annealing_steps", c_uint64),
+                ("output_dim", c_size_t), ("skip_connection", c_int),
+                ("apply_b_dec_to_input", c_int), ("optimizer", c_int),
+                ("lr_warmup_steps", c_uint64), ("k_decay_steps", c_uint64), ("finetune", c_int)]
 
 
 class sae_hyperparameter(ctypes.Structure):
@@ -134,12 +131,8 @@ class sae_stats(ctypes.Structure):
     _fields_ = [("step", c_uint64)] + [(name, c_double) for name in (
         "loss", "l2_loss", "sparsity_loss", "aux_loss", "auxk_loss", "pre_norm_auxk_loss",
         "dead_features", "effective_l0", "l0", "frac_variance_explained", "threshold", "p",
-<<<<<<< HEAD
-        "next_p", "sparsity_coeff", "ghosts", "lr", "grad_norm", "fvu", "k")]
-=======
         "next_p", "sparsity_coeff", "ghosts", "lr", "grad_norm", "resampled", "k_current_value",
-        "running_deads")]
->>>>>>> cross
+        "running_deads", "fvu", "k")]
 
 
 READ = ctypes.CFUNCTYPE(c_int64, c_void_p, POINTER(c_float), POINTER(c_float), c_size_t)

@@ -1000,15 +1000,8 @@ static void no_allocation(void) {
         CHECK_OK(ctx, sae_decode_sparse(dict, &sparse, B, x_hat), (void)0);
         CHECK(common_memory.calls == before, "inference took memory %d times", (int)(common_memory.calls - before));
         held = common_memory.held;
-<<<<<<< HEAD
-        if (common_has(common_kind(i), "num_layers") || s.kind == SAE_TRAINER_SPARSIFY) {
+        if (sae_trainer_get_desc(trainer)->num_layers || s.kind == SAE_TRAINER_SPARSIFY)
             /* no session runs dictionaries of layers, or transcoders */
-            EXPECT(sae_session_memory(dict, B, &memory), SAE_ERR_UNSUPPORTED, "variations");
-            sae_trainer_destroy(trainer);
-            sae_context_destroy(ctx);
-            continue;
-=======
-        if (sae_trainer_get_desc(trainer)->num_layers) /* no session runs dictionaries of layers */
             EXPECT(sae_session_memory(dict, B, &memory), SAE_ERR_UNSUPPORTED, "variations");
         else {
             CHECK_OK(ctx, sae_session_memory(dict, B, &memory), continue);
@@ -1018,7 +1011,6 @@ static void no_allocation(void) {
                   "a session holds %d bytes, told were %d", (int)(common_memory.held - held),
                   (int)memory.host);
             sae_session_destroy(session);
->>>>>>> cross
         }
         sae_trainer_destroy(trainer);
         sae_context_destroy(ctx);

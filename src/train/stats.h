@@ -53,11 +53,7 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
         saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
         s.l0 = t->param.thresholds ? NAN : v[SAEI_S_NONZERO]; /* of the last layer alone */
-<<<<<<< HEAD
         t->ops->variance(&t->out, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
-=======
-        t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
->>>>>>> cross
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
         t->ops->variance(&t->out, t->e, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &variance, t->scalars + SAEI_S_SCRATCH, sizeof variance);
