@@ -392,7 +392,8 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 /* ==== >>api: metrics ========================================================================== */
 
 /* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean
-   over layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+   over layers, too, and so is l0 where each has codes of its own; its normalizer's units are those
+   of
    all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \
