@@ -234,6 +234,31 @@ for t in $trainers; do
     rm -rf "big_$t" "kill_$t"
 done
 check "some runs were killed" test $killed -ge 5
+status 1 "$SAE" train --data x.npy --trainer top_k --k 6 --dict-size 2000000000 --steps 9 --out huge
+says 'takes .* of memory .* and there are'
+check "refused before it begins" absent huge
+status 1 "$SAE" train --data x.npy --trainer standard --dict-size 64 --lr 1e12 --batch 48 --steps 2000 --warmup-steps 0 --out nan
+says 'diverged: its loss at step [1-9] is .*smaller lr'
+status 1 "$SAE" train --data x.npy --trainer p_anneal --dict-size 32 --initial-sparsity-penalty 1e4 --p-end 0.5 --anneal-start 10 --lr 0.01 --batch 48 --steps 300 --warmup-steps 10 --sparsity-warmup-steps 10 --out nan
+says 'diverged at step [1-9][0-9]*: no latent fired'
+
+# ---- links stay, and what they name is written; devices and pipes are never replaced ----
+mkdir disk; ln -s disk/latents.npy latents.npy; ln -s disk/latents.npz latents.npz; ln -s disk/log.jsonl log.jsonl
+: > disk/latents.npy
+check "encode through a link" "$SAE" encode top_k --data x.npy --dense --out latents.npy --quiet
+check "encode through a link to come" "$SAE" encode top_k --data x.npy --out latents.npz --quiet
+check "a log through a link" "$SAE" train --data x.npy --trainer top_k --k 6 --dict-size 64 --batch 48 --steps 5 --out of_log --log log.jsonl --quiet
+for f in latents.npy latents.npz log.jsonl; do
+    check "$f stays a link" test -L $f
+    check "$f is written" test -s disk/$f
+done
+mkfifo pipe.npy pipe.npz
+status 1 "$SAE" encode top_k --data x.npy --dense --out pipe.npy; says 'a device or a pipe'
+status 1 "$SAE" encode top_k --data x.npy --out pipe.npz; says 'a device or a pipe'
+status 1 "$SAE" train --data x.npy --trainer top_k --k 6 --dict-size 64 --steps 5 --out of_pipe --log pipe.npy; says 'a device or a pipe'
+check "pipes stay" test -p pipe.npy -a -p pipe.npz
+check "nothing is left beside them" absent pipe.npy.tmp pipe.npz.tmp
+check "nothing of it is left" absent nan/ae.pt nan/ae.safetensors nan/backup.safetensors
 check "a finished run stays" train top_k top_k --resume
 status 1 "$SAE" train --data x.npy --trainer top_k --dict-size 64 --k 6 --steps 60 --batch 48 --out stop \
     --quiet --backup-steps 5 --save-steps 3 --log /no/such/folder/l.jsonl

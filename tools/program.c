@@ -103,6 +103,33 @@ void *keep_alloc(size_t count, size_t size) {
     return memory;
 }
 
+int check_replaceable(const char *path) {
+    struct stat st;
+    if (stat(path, &st) != 0 || (st.st_mode & S_IFMT) == S_IFREG) return DONE;
+    return fail("%s is %s, allowed is the name of a file", path,
+                (st.st_mode & S_IFMT) == S_IFDIR ? "a folder" : "a device or a pipe");
+}
+
+bool replace_file(const char *temporary, const char *path) {
+#if defined(_WIN32)
+    remove(path);
+    return rename(temporary, path) == 0;
+#else
+    char *target = NULL;
+    FILE *f;
+    struct stat st;
+    bool good;
+    if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) { /* what a link names stays where it is */
+        f = fopen(path, "ab");
+        if (f) fclose(f);
+        target = realpath(path, NULL);
+    }
+    good = rename(temporary, target ? target : path) == 0;
+    free(target);
+    return good;
+#endif
+}
+
 char *joined(const char *folder, const char *name) {
     size_t size = strlen(folder) + strlen(name) + 2;
     char *path = (char *)keep_alloc(size, 1);

@@ -389,6 +389,7 @@ int npy_create(npy_writer *w, const char *path, const char *ending, const char *
     w->descr = descr;
     w->width = width;
     w->rows = 0;
+    if (check_replaceable(path) != DONE) return FAILED;
     w->file = fopen(w->temporary, "wb");
     if (!w->file || !npy_put_header(w)) return fail("%s: cannot be written", path);
     return DONE;
@@ -414,10 +415,7 @@ int npy_finish(npy_writer *w, bool keep) {
     bool good = fseek(w->file, 0, SEEK_SET) == 0 && npy_put_header(w) && synced(w->file);
     if (fclose(w->file) != 0) good = false;
     w->file = NULL;
-#if defined(_WIN32)
-    if (good && !keep) remove(w->path);
-#endif
-    if (good && !keep && rename(w->temporary, w->path) != 0) good = false;
+    if (good && !keep && !replace_file(w->temporary, w->path)) good = false;
     if (good) return DONE;
     remove(w->temporary);
     return fail("%s: writing failed (is the disk full?)", w->path);

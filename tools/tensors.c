@@ -99,10 +99,7 @@ static int extract(const sae_tensor_file *file, const char *folder) {
     }
     good = fprintf(out, "\n]\n") > 0 && synced(out) && !ferror(out);
     if (fclose(out) != 0) good = false;
-#if defined(_WIN32)
-    if (good && status == DONE) remove(names);
-#endif
-    if (status == DONE && (!good || rename(temporary, names) != 0))
+    if (status == DONE && (!good || !replace_file(temporary, names)))
         status = fail("%s: writing failed", names);
     if (status != DONE) remove(temporary);
     return status;

@@ -13,8 +13,8 @@
         model.c          where a dictionary sits in it; eval --model
         models.c         sae_lm.h, sae_features.h and page.h, compiled
 
-        train.c, train_run.c, use.c (eval, encode, reconstruct, steer-export), delphi.c (encode
-        --delphi), features.c, tokens.c (tokenize, detokenize, logits), activations.c,
+        train.c, train_run.c, memory.c, use.c (eval, encode, reconstruct, steer-export), delphi.c
+        (encode --delphi), features.c, tokens.c (tokenize, detokenize, logits), activations.c,
         generate.c, steer.c, info.c, tensors.c, convert.c
 
     Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted.
@@ -71,6 +71,9 @@ void note(const char *format, ...);    /* likewise; nothing is wrong */
 const char *without_function(const char *message);
 
 void *keep_alloc(size_t count, size_t size); /* zeroed, until the program ends; or exits */
+int check_replaceable(const char *path); /* fails where a device, pipe or folder is there */
+/* What is whole takes the place of path, or of what a link of that name leads to. */
+bool replace_file(const char *temporary, const char *path);
 char *joined(const char *folder, const char *name);         /* kept, as the next */
 char *with_ending(const char *path, const char *ending);
 const char *folder_of(const char *path);
@@ -296,6 +299,8 @@ int evaluate_layers(const common *c, const subject *s, reader *rows);
 
 /* ==== the verbs =============================================================================== */
 
+/* memory.c: fails where the runs together take more memory than there is; says what they take. */
+int check_memory(const sae_train_desc *descs, size_t num);
 /* Of several places of rows; each has its name. rows NULL: of files; log_path NULL: no log. */
 int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, text_rows *rows,
                   const char *log_path);

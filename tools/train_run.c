@@ -79,10 +79,7 @@ static bool open_log(training *t) {
     }
     if (old) fclose(old);
     if (!t->log || fflush(t->log) != 0) return false;
-#if defined(_WIN32)
-    remove(t->log_path);
-#endif
-    if (rename(temporary, t->log_path) == 0) return true;
+    if (replace_file(temporary, t->log_path)) return true;
     remove(temporary);
     return false;
 }
@@ -265,6 +262,8 @@ int run_trainings(sae_train_desc *descs, const char *const *names, size_t num, t
     const char *log_failed = NULL;
     size_t i, k, dictionaries = num * descs[0].num_trainers;
     sae_result result;
+    if (log_path && check_replaceable(log_path) != DONE) return FAILED;
+    if (check_memory(descs, num) != DONE) return FAILED;
     shown.terminal = isatty(fileno(stderr)) != 0;
     signal(SIGINT, on_interrupt);
     signal(SIGTERM, on_interrupt);

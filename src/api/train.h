@@ -302,7 +302,7 @@ typedef struct sae_train_desc {
    writes a backup (where backup_steps is set) and returns SAE_ERR_CANCELLED. Same bits after any
    resume. Errors: those of creating, stepping, saving; SAE_ERR_MISMATCH when a backup, or without
    one the finished run in the folder of a trainer, belongs to other settings or data;
-   SAE_ERR_INVALID for trainers whose training diverged into NaN (the message says when);
+   SAE_ERR_INVALID at the first step whose loss is NaN or infinite (of a device: of 32 steps);
    SAE_ERR_END_OF_DATA when the rows end before the steps do, after saving what was trained. A
    backup is save_dir/backup.safetensors, gone once the run is finished; a run without resume
    removes one that an earlier run left, and refuses (SAE_ERR_INVALID) a file of that name that is

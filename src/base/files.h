@@ -383,22 +383,54 @@ static sae_result saei_files_close(void *file, void *user) {
     return result;
 }
 
-/* The folder is synced with it; where it cannot be, the rename is as safe as it gets. */
-static sae_result saei_files_rename(const char *from, const char *to, void *user) {
-    size_t n = saei_folder_length(to, strlen(to));
-    char *folder;
-    int handle;
-    if (rename(from, to) != 0) return saei_files_result();
-    folder = saei_strdup((const sae_context *)user, n ? to : ".");
-    if (!folder) return SAE_OK;
-    if (n) folder[n] = 0;
-    handle = open(folder, O_RDONLY | SAEI_CLOEXEC);
-    if (handle >= 0) {
-        fsync(handle);
-        close(handle);
+/* What path names at the end of its links, there or not, in fresh memory; NULL: errno says why. */
+static char *saei_files_behind(const sae_context *ctx, const char *path) {
+    char *at = saei_strdup(ctx, path), *next, link[1024];
+    for (int links = 0; at && links < 40; links++, at = next) {
+        ssize_t n = readlink(at, link, sizeof link);
+        size_t folder = saei_folder_length(at, strlen(at));
+        if (n < 0) return at;
+        if (n == (ssize_t)sizeof link) break;
+        link[n] = 0;
+        if (link[0] == '/') folder = 0;
+        at[folder] = 0;
+        next = saei_concat(ctx, at, link);
+        saei_free(ctx, at);
     }
-    saei_free((const sae_context *)user, folder);
-    return SAE_OK;
+    saei_free(ctx, at);
+    errno = at ? ELOOP : ENOMEM;
+    return NULL;
+}
+
+/* Where it cannot be synced, the rename is as safe as it gets. path is cut. */
+static void saei_files_sync_folder(char *path) {
+    size_t n = saei_folder_length(path, strlen(path));
+    int handle;
+    path[n] = 0;
+    handle = open(n ? path : ".", O_RDONLY | SAEI_CLOEXEC);
+    if (handle < 0) return;
+    fsync(handle);
+    close(handle);
+}
+
+/* A link stays, and what it names is replaced; a device or a pipe is not. */
+static sae_result saei_files_rename(const char *from, const char *to, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    sae_result result = SAE_OK;
+    struct stat st;
+    char *target;
+    int cause;
+    if (stat(to, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {
+        errno = ESPIPE;
+        return SAE_ERR_IO;
+    }
+    target = saei_files_behind(ctx, to);
+    if (!target || rename(from, target) != 0) result = saei_files_result();
+    cause = errno;
+    if (result == SAE_OK) saei_files_sync_folder(target);
+    saei_free(ctx, target);
+    errno = cause;
+    return result;
 }
 
 static sae_result saei_files_remove(const char *path, void *user) {

@@ -36,6 +36,9 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#if !defined(__cplusplus)
+ssize_t readlink(const char *path, char *out, size_t size); /* -std=c99 hides it */
+#endif
 #if defined(O_CLOEXEC)
 #define SAEI_CLOEXEC O_CLOEXEC
 #else

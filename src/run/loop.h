@@ -220,15 +220,34 @@ static sae_result saei_loop_norm(sae_training *l) {
 
 /* ---- diverged ---- */
 
-/* Fails for a trainer whose last loss or whose parameters are not finite. */
+/* Fails for a trainer whose loss of a step is not finite. */
 static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
-    const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
+    const sae_trainer *t = l->trainers[i];
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
+    if (saei_has_trait(t, SAEI_ANNEALED) && !(fabs(t->now.sparsity_coeff) <= DBL_MAX))
+        return saei_fail(l->ctx, SAE_ERR_INVALID,
+                         "%s: trainer %zu (%s) diverged at step %llu: no latent fired in the steps "
+                         "over which the penalty is scaled anew, so its coefficient is 0 / 0 (a "
+                         "smaller penalty keeps latents alive)", l->who, i,
+                         sae_trainer_name(t->desc.kind), (unsigned long long)stats->step);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
-                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
-                     "finite losses (try a smaller lr than %g)",
-                     l->who, i, sae_trainer_name(d->kind), (unsigned long long)stats->step,
-                     stats->loss, d->lr);
+                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %s, allowed are "
+                     "finite losses (try a smaller lr than %g)", l->who, i,
+                     sae_trainer_name(t->desc.kind), (unsigned long long)stats->step,
+                     stats->loss > 0 ? "infinite" : "NaN", t->desc.lr);
+}
+
+enum { SAEI_LOOP_LOOK = 32 }; /* steps of a device between two looks at the loss, which wait */
+
+/* The same for a step that is not logged: at once where the scalars are the host's. */
+static sae_result saei_loop_check_step(sae_training *l, size_t i) {
+    const sae_trainer *t = l->trainers[i];
+    double v[SAEI_S_COUNT];
+    sae_stats stats;
+    if (!t->ops->host_memory && l->now.step % SAEI_LOOP_LOOK) return SAE_OK;
+    stats.step = (uint64_t)t->now.step - 1;
+    saei_trainer_loss(t, v, &stats);
+    return saei_loop_check_finite(l, i, &stats);
 }
 
 static sae_result saei_loop_check_weights(sae_training *l) {

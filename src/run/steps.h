@@ -76,7 +76,11 @@ static sae_result saei_loop_update(sae_training *l, const float *x, const float 
     }
     l->now.step++;
     l->now.rows += n;
-    for (size_t i = 0; log && i < l->num_trainers; i++) {
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        if (!log) {
+            SAEI_TRY(saei_loop_check_step(l, i));
+            continue;
+        }
         SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
         l->desc.log(l->desc.user, i, &stats);
         SAEI_TRY(saei_loop_check_finite(l, i, &stats));

@@ -25,6 +25,14 @@ SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *t) {
 }
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
 
+/* The last step's loss and its parts, into s; v: all scalars. */
+static void saei_trainer_loss(const sae_trainer *t, double v[SAEI_S_COUNT], sae_stats *s) {
+    t->ops->download(&t->w, v, t->scalars, SAEI_S_COUNT * sizeof *v);
+    t->ops->download(&t->w, &s->sparsity_loss, t->penalty, sizeof(double));
+    s->l2_loss = v[SAEI_S_L2];
+    s->loss = t->scheme->loss(t, v, s);
+}
+
 SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     sae_stats s;
     double v[SAEI_S_COUNT], variance, total;
@@ -39,11 +47,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     if (t->n) {
         if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
         t->l0_known = true;
-        t->ops->download(&t->w, v, t->scalars, sizeof v);
-        t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
+        saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
-        s.l2_loss = v[SAEI_S_L2];
-        s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
         t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
