@@ -1244,7 +1244,7 @@ typedef struct sae_train_desc {
    writes a backup (where backup_steps is set) and returns SAE_ERR_CANCELLED. Same bits after any
    resume. Errors: those of creating, stepping, saving; SAE_ERR_MISMATCH when a backup, or without
    one the finished run in the folder of a trainer, belongs to other settings or data;
-   SAE_ERR_INVALID for trainers whose training diverged into NaN (the message says when);
+   SAE_ERR_INVALID at the first step whose loss is NaN or infinite (of a device: of 32 steps);
    SAE_ERR_END_OF_DATA when the rows end before the steps do, after saving what was trained. A
    backup is save_dir/backup.safetensors, gone once the run is finished; a run without resume
    removes one that an earlier run left, and refuses (SAE_ERR_INVALID) a file of that name that is
@@ -2044,6 +2044,9 @@ SAEI_INLINE double saei_clip_factor(double sum_squares, double max_norm) {
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
+#if !defined(__cplusplus)
+ssize_t readlink(const char *path, char *out, size_t size); /* -std=c99 hides it */
+#endif
 #if defined(O_CLOEXEC)
 #define SAEI_CLOEXEC O_CLOEXEC
 #else
@@ -3112,22 +3115,54 @@ static sae_result saei_files_close(void *file, void *user) {
     return result;
 }
 
-/* The folder is synced with it; where it cannot be, the rename is as safe as it gets. */
-static sae_result saei_files_rename(const char *from, const char *to, void *user) {
-    size_t n = saei_folder_length(to, strlen(to));
-    char *folder;
-    int handle;
-    if (rename(from, to) != 0) return saei_files_result();
-    folder = saei_strdup((const sae_context *)user, n ? to : ".");
-    if (!folder) return SAE_OK;
-    if (n) folder[n] = 0;
-    handle = open(folder, O_RDONLY | SAEI_CLOEXEC);
-    if (handle >= 0) {
-        fsync(handle);
-        close(handle);
+/* What path names at the end of its links, there or not, in fresh memory; NULL: errno says why. */
+static char *saei_files_behind(const sae_context *ctx, const char *path) {
+    char *at = saei_strdup(ctx, path), *next, link[1024];
+    for (int links = 0; at && links < 40; links++, at = next) {
+        ssize_t n = readlink(at, link, sizeof link);
+        size_t folder = saei_folder_length(at, strlen(at));
+        if (n < 0) return at;
+        if (n == (ssize_t)sizeof link) break;
+        link[n] = 0;
+        if (link[0] == '/') folder = 0;
+        at[folder] = 0;
+        next = saei_concat(ctx, at, link);
+        saei_free(ctx, at);
     }
-    saei_free((const sae_context *)user, folder);
-    return SAE_OK;
+    saei_free(ctx, at);
+    errno = at ? ELOOP : ENOMEM;
+    return NULL;
+}
+
+/* Where it cannot be synced, the rename is as safe as it gets. path is cut. */
+static void saei_files_sync_folder(char *path) {
+    size_t n = saei_folder_length(path, strlen(path));
+    int handle;
+    path[n] = 0;
+    handle = open(n ? path : ".", O_RDONLY | SAEI_CLOEXEC);
+    if (handle < 0) return;
+    fsync(handle);
+    close(handle);
+}
+
+/* A link stays, and what it names is replaced; a device or a pipe is not. */
+static sae_result saei_files_rename(const char *from, const char *to, void *user) {
+    const sae_context *ctx = (const sae_context *)user;
+    sae_result result = SAE_OK;
+    struct stat st;
+    char *target;
+    int cause;
+    if (stat(to, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) {
+        errno = ESPIPE;
+        return SAE_ERR_IO;
+    }
+    target = saei_files_behind(ctx, to);
+    if (!target || rename(from, target) != 0) result = saei_files_result();
+    cause = errno;
+    if (result == SAE_OK) saei_files_sync_folder(target);
+    saei_free(ctx, target);
+    errno = cause;
+    return result;
 }
 
 static sae_result saei_files_remove(const char *path, void *user) {
@@ -24085,6 +24120,14 @@ SAE_API const sae_trainer_desc *sae_trainer_get_desc(const sae_trainer *t) {
 }
 SAE_API uint64_t sae_trainer_steps_done(const sae_trainer *t) { return (uint64_t)t->now.step; }
 
+/* The last step's loss and its parts, into s; v: all scalars. */
+static void saei_trainer_loss(const sae_trainer *t, double v[SAEI_S_COUNT], sae_stats *s) {
+    t->ops->download(&t->w, v, t->scalars, SAEI_S_COUNT * sizeof *v);
+    t->ops->download(&t->w, &s->sparsity_loss, t->penalty, sizeof(double));
+    s->l2_loss = v[SAEI_S_L2];
+    s->loss = t->scheme->loss(t, v, s);
+}
+
 SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     sae_stats s;
     double v[SAEI_S_COUNT], variance, total;
@@ -24099,11 +24142,8 @@ SAE_API sae_result sae_trainer_stats(sae_trainer *t, sae_stats *out) {
     if (t->n) {
         if (!t->l0_known) t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
         t->l0_known = true;
-        t->ops->download(&t->w, v, t->scalars, sizeof v);
-        t->ops->download(&t->w, &s.sparsity_loss, t->penalty, sizeof(double));
+        saei_trainer_loss(t, v, &s);
         t->ops->download(&t->w, &silent, t->list_count, sizeof silent);
-        s.l2_loss = v[SAEI_S_L2];
-        s.loss = t->scheme->loss(t, v, &s);
         s.l0 = v[SAEI_S_NONZERO];
         t->ops->variance(&t->w, t->y, t->n, t->scalars + SAEI_S_SCRATCH);
         t->ops->download(&t->w, &total, t->scalars + SAEI_S_SCRATCH, sizeof total);
@@ -26000,15 +26040,34 @@ static sae_result saei_loop_norm(sae_training *l) {
 
 /* ---- diverged ---- */
 
-/* Fails for a trainer whose last loss or whose parameters are not finite. */
+/* Fails for a trainer whose loss of a step is not finite. */
 static sae_result saei_loop_check_finite(sae_training *l, size_t i, const sae_stats *stats) {
-    const sae_trainer_desc *d = sae_trainer_get_desc(l->trainers[i]);
+    const sae_trainer *t = l->trainers[i];
     if (fabs(stats->loss) <= DBL_MAX) return SAE_OK;
+    if (saei_has_trait(t, SAEI_ANNEALED) && !(fabs(t->now.sparsity_coeff) <= DBL_MAX))
+        return saei_fail(l->ctx, SAE_ERR_INVALID,
+                         "%s: trainer %zu (%s) diverged at step %llu: no latent fired in the steps "
+                         "over which the penalty is scaled anew, so its coefficient is 0 / 0 (a "
+                         "smaller penalty keeps latents alive)", l->who, i,
+                         sae_trainer_name(t->desc.kind), (unsigned long long)stats->step);
     return saei_fail(l->ctx, SAE_ERR_INVALID,
-                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %g, allowed are "
-                     "finite losses (try a smaller lr than %g)",
-                     l->who, i, sae_trainer_name(d->kind), (unsigned long long)stats->step,
-                     stats->loss, d->lr);
+                     "%s: trainer %zu (%s) diverged: its loss at step %llu is %s, allowed are "
+                     "finite losses (try a smaller lr than %g)", l->who, i,
+                     sae_trainer_name(t->desc.kind), (unsigned long long)stats->step,
+                     stats->loss > 0 ? "infinite" : "NaN", t->desc.lr);
+}
+
+enum { SAEI_LOOP_LOOK = 32 }; /* steps of a device between two looks at the loss, which wait */
+
+/* The same for a step that is not logged: at once where the scalars are the host's. */
+static sae_result saei_loop_check_step(sae_training *l, size_t i) {
+    const sae_trainer *t = l->trainers[i];
+    double v[SAEI_S_COUNT];
+    sae_stats stats;
+    if (!t->ops->host_memory && l->now.step % SAEI_LOOP_LOOK) return SAE_OK;
+    stats.step = (uint64_t)t->now.step - 1;
+    saei_trainer_loss(t, v, &stats);
+    return saei_loop_check_finite(l, i, &stats);
 }
 
 static sae_result saei_loop_check_weights(sae_training *l) {
@@ -26389,7 +26448,11 @@ static sae_result saei_loop_update(sae_training *l, const float *x, const float 
     }
     l->now.step++;
     l->now.rows += n;
-    for (size_t i = 0; log && i < l->num_trainers; i++) {
+    for (size_t i = 0; i < l->num_trainers; i++) {
+        if (!log) {
+            SAEI_TRY(saei_loop_check_step(l, i));
+            continue;
+        }
         SAEI_TRY(sae_trainer_stats(l->trainers[i], &stats));
         l->desc.log(l->desc.user, i, &stats);
         SAEI_TRY(saei_loop_check_finite(l, i, &stats));
