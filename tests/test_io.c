@@ -240,11 +240,18 @@ static void nameless(void) {
     size_t size = 0;
     char *data = check_read(path, &size);
     sae_dictionary *want = NULL, *got = NULL;
+    sae_tensor_file *cut = NULL;
     check_test = "nameless";
     CHECK_OK(plain, sae_dictionary_load(plain, NULL, path, &want), goto end);
     CHECK_OK(plain, sae_dictionary_load_memory(plain, NULL, data, size, &got), goto end);
     CHECK(got->origin.format == SAE_FORMAT_GEMMA_SCOPE, "format %d", (int)got->origin.format);
     CHECK(!memcmp(want->params, got->params, want->num_params * sizeof(float)), "other weights");
+    CHECK(sae_dictionary_load_memory(plain, NULL, data, size / 3, &got) != SAE_OK
+              && strstr(sae_error(plain), "sae_dictionary_load_memory: ") == sae_error(plain),
+          "%s", sae_error(plain));
+    CHECK(sae_tensor_file_open_memory(plain, "{", 1, &cut) != SAE_OK
+              && strstr(sae_error(plain), "sae_tensor_file_open_memory: ") == sae_error(plain),
+          "%s", sae_error(plain));
     CHECK(sae_dictionary_load_memory(plain, NULL, data, size / 2, &got) == SAE_ERR_FORMAT
               && strstr(sae_error(plain), "memory: "), "%s", sae_error(plain));
     CHECK(sae_dictionary_load_memory(plain, NULL, NULL, 0, &got) == SAE_ERR_INVALID, "NULL");

@@ -97,6 +97,7 @@ static saei_load saei_clt_load(sae_context *ctx, const sae_load_desc *desc, cons
     saei_load load;
     memset(&load, 0, sizeof load);
     load.ctx = ctx;
+    load.who = "sae_clt_open";
     load.path = path;
     load.prefix = "";
     if (desc) load.desc = *desc;

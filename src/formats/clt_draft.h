@@ -39,7 +39,7 @@ static sae_result saei_clt_file(saei_clt_draft *draft, const char *name) {
             clt->room_files = room;
         } else result = saei_clt_no_memory(draft);
     }
-    if (result == SAE_OK) result = sae_tensor_file_open(ctx, path, &file);
+    if (result == SAE_OK) result = saei_tensor_file_open_path(ctx, "sae_clt_open", path, &file);
     if (result == SAE_OK) {
         clt->files[clt->num_files++] = file;
         draft->file = file;

@@ -72,8 +72,8 @@ static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char
     *where = "the class of trainer_class in config.json";
     name = saei_config_text(load->config, "trainer_class");
     if (name && saei_trainer_find(name, true, &trainer)) *out = saei_trainer_arch(trainer);
-    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
-             "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
+    saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s has no dict_class, the class is "
+             "taken from %s", load->who, load->config_path, *out ? "trainer_class" : "the tensors");
     return SAE_OK;
 }
 
@@ -109,8 +109,8 @@ static sae_result saei_dl_class(saei_draft *draft) {
     if (named != SAE_ARCH_STANDARD || draft->desc.arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
         return saei_load_fail(load, SAE_ERR_MISMATCH, "%s is %s, but the tensors are those of %s",
                               where, sae_arch_name(named), sae_arch_name(draft->desc.arch));
-    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
-             "are those of AutoEncoderNew: taken as that", load->config_path);
+    saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s says AutoEncoder, the tensors "
+             "are those of AutoEncoderNew: taken as that", load->who, load->config_path);
     return SAE_OK;
 }
 
@@ -295,8 +295,8 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
         if (draft.keys[k].tensor || draft.keys[k].slot != SAEI_SLOT_THRESHOLD
             || dict->desc.arch != SAE_ARCH_BATCH_TOP_K)
             continue;
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s is of 2024 and has no "
-                 "threshold: its rule is batch top-k", load->file);
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s is of 2024 and has no "
+                 "threshold: its rule is batch top-k", load->who, load->file);
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);

@@ -328,7 +328,7 @@ static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *ten
     job.by_columns = t->ndim == 2 && job.view.stride[1] > job.view.stride[0];
     if (job.view.shape[job.by_columns] == 1) /* no step is taken along it: its stride is anything */
         job.view.stride[job.by_columns] = (int64_t)job.view.shape[!job.by_columns];
-    file->who = "sae_dictionary_load";
+    file->who = draft->load->who;
     SAEI_TRY(saei_read_run(file, &job,
                            cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
     if (!job.not_finite) return SAE_OK;
@@ -486,7 +486,7 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     sae_result result = SAE_OK;
     for (size_t k = 0; k < draft->count; k++) SAEI_TRY(saei_draft_check(draft, k));
     SAEI_TRY(saei_draft_cut(draft, &desc));
-    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, "sae_dictionary_load", &desc, &dict));
+    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, draft->load->who, &desc, &dict));
     dict->origin.dict_size = draft->desc.dict_size;
     dict->origin.k = draft->desc.k;
     dict->origin.first_latent = draft->part ? draft->load->desc.first_latent : 0;

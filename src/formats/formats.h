@@ -119,7 +119,7 @@ static bool saei_below_is_file(saei_below *below, const char *folder, const char
     char *path = below->left ? saei_path_join(below->load->ctx, folder, name) : NULL;
     saei_path_kind kind = SAEI_PATH_NONE;
     if (below->left) below->left--;
-    if (path && saei_path_find(below->load->ctx, "sae_dictionary_load", path, &kind) != SAE_OK)
+    if (path && saei_path_find(below->load->ctx, below->load->who, path, &kind) != SAE_OK)
         kind = SAEI_PATH_NONE;
     saei_free(below->load->ctx, path);
     return kind == SAEI_PATH_FILE;
@@ -130,7 +130,7 @@ static bool saei_below_is_file(saei_below *below, const char *folder, const char
 static void saei_below_add(saei_below *below, const char *folder, const char *shown, size_t depth) {
     const sae_context *ctx = below->load->ctx;
     saei_names names;
-    if (saei_names_of(ctx, "sae_dictionary_load", folder, &names) != SAE_OK) return;
+    if (saei_names_of(ctx, below->load->who, folder, &names) != SAE_OK) return;
     for (size_t i = 0; i < names.count && below->left; i++) {
         const char *name = (const char *)names.names[i];
         char *path = saei_path_join(ctx, folder, name);
@@ -138,7 +138,7 @@ static void saei_below_add(saei_below *below, const char *folder, const char *sh
         saei_path_kind kind = SAEI_PATH_NONE;
         bool found = false;
         below->left--;
-        if (path && to && saei_path_find(ctx, "sae_dictionary_load", path, &kind) == SAE_OK
+        if (path && to && saei_path_find(ctx, below->load->who, path, &kind) == SAE_OK
             && kind == SAEI_PATH_FOLDER) {
             for (size_t r = 0; r < SAEI_NUM_READERS && !found && depth == 1; r++)
                 for (size_t k = 0; k < 4 && saei_formats[r].files[k] && !found; k++)
@@ -159,7 +159,7 @@ static size_t saei_below_files(saei_below *below, char **only) {
     const sae_context *ctx = below->load->ctx;
     saei_names names;
     size_t count = 0;
-    if (saei_names_of(ctx, "sae_dictionary_load", below->load->path, &names) != SAE_OK) return 0;
+    if (saei_names_of(ctx, below->load->who, below->load->path, &names) != SAE_OK) return 0;
     for (size_t i = 0; i < names.count; i++)
         for (size_t e = 0; e < 4; e++) {
             const char *name = (const char *)names.names[i];
@@ -212,7 +212,7 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
     char files[SAEI_NAMES] = "";
     *name = NULL;
     if (!load->data)
-        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->path, &kind));
+        SAEI_TRY(saei_path_find(load->ctx, load->who, load->path, &kind));
     if (kind == SAEI_PATH_FILE) {
         const char *path = load->data ? load->desc.name : load->path;
         load->file = saei_strdup(load->ctx, path ? path : "");
@@ -224,7 +224,7 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
             saei_free(load->ctx, load->file);
             load->file = saei_path_join(load->ctx, load->path, *name);
             if (!load->file) return saei_load_no_memory(load);
-            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->file, &inside));
+            SAEI_TRY(saei_path_find(load->ctx, load->who, load->file, &inside));
             if (inside == SAEI_PATH_FILE) return SAE_OK;
             if (!strstr(files, *name)) saei_list_name(files, *name);
         }
@@ -240,8 +240,9 @@ static sae_result saei_load_open(saei_load *load) {
     map.data = (const unsigned char *)load->data;
     map.size = load->size;
     if (load->data)
-        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors));
-    else SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
+        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->who, load->path, &map,
+                                           &load->tensors));
+    else SAEI_TRY(saei_tensor_file_open_path(load->ctx, load->who, load->file, &load->tensors));
     load->prefix = saei_load_prefix(load->tensors);
     return SAE_OK;
 }
@@ -315,12 +316,14 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
-static sae_result saei_load_all(sae_context *ctx, const sae_load_desc *desc, const char *path,
-                                const void *data, size_t size, sae_dictionary **out) {
+static sae_result saei_load_all(sae_context *ctx, const char *who, const sae_load_desc *desc,
+                                const char *path, const void *data, size_t size,
+                                sae_dictionary **out) {
     saei_load load;
     sae_result result;
     memset(&load, 0, sizeof load);
     load.ctx = ctx;
+    load.who = who;
     load.path = path;
     load.data = data;
     load.size = size;
@@ -337,7 +340,7 @@ SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *de
                                        const char *path, sae_dictionary **out) {
     if (!ctx || !path || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
-    return saei_load_all(ctx, desc, path, NULL, 0, out);
+    return saei_load_all(ctx, "sae_dictionary_load", desc, path, NULL, 0, out);
 }
 
 SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
@@ -345,5 +348,6 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
     if (!ctx || !data || !out)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_dictionary_load_memory: ctx, data or out is NULL");
-    return saei_load_all(ctx, desc, desc && desc->name ? desc->name : "memory", data, size, out);
+    return saei_load_all(ctx, "sae_dictionary_load_memory", desc,
+                         desc && desc->name ? desc->name : "memory", data, size, out);
 }

@@ -68,6 +68,7 @@ enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
    file, "_orig_mod." where torch.compile was at work, else mostly "". */
 typedef struct saei_load {
     sae_context *ctx;
+    const char *who;  /* the function that the user called: every message begins so */
     sae_load_desc desc;
     const char *path; /* as given: for messages */
     const void *data; /* of the file, [size], where it lies in memory; NULL: it is at path */
@@ -109,7 +110,7 @@ static sae_result saei_load_fail(const saei_load *load, sae_result result, const
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return saei_fail(load->ctx, result, "sae_dictionary_load: %s: %s", load->path, text);
+    return saei_fail(load->ctx, result, "%s: %s: %s", load->who, load->path, text);
 }
 
 static sae_result saei_load_no_memory(const saei_load *load) {
@@ -225,13 +226,13 @@ static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
         return SAE_OK;
     }
     if (text)
-        return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
+        return saei_json_parse(load->ctx, load->who, load->config_path,
                                text, load->desc.config_size,
                                &load->root);
     if (!there) return SAE_OK;
     if (yaml)
-        return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);
-    return saei_json_load(load->ctx, "sae_dictionary_load", load->config_path, &load->root);
+        return saei_map_open(load->ctx, load->who, load->config_path, &load->yaml);
+    return saei_json_load(load->ctx, load->who, load->config_path, &load->root);
 }
 
 /* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
@@ -248,7 +249,7 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
         load->config_path = saei_config_path(load, name, up != 0);
         if (!load->config_path) return saei_load_no_memory(load);
         if (!load->data)
-            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
+            SAEI_TRY(saei_path_find(load->ctx, load->who, load->config_path, &kind));
     }
     load->config_name = name;
     SAEI_TRY(saei_config_open(load, saei_ends_with(name, ".yaml"), kind == SAEI_PATH_FILE));

@@ -88,9 +88,9 @@ static sae_result saei_lens_scaler(const saei_load *load, bool *there, double *f
     *there = *whitened = false;
     *factor = 0;
     if (result == SAE_OK && !load->data)
-        result = saei_path_find(load->ctx, "sae_dictionary_load", path, &kind);
+        result = saei_path_find(load->ctx, load->who, path, &kind);
     if (result == SAE_OK && kind == SAEI_PATH_FILE)
-        result = saei_json_load(load->ctx, "sae_dictionary_load", path, &root);
+        result = saei_json_load(load->ctx, load->who, path, &root);
     v = saei_config_value(root, "scaling_factor");
     if (v && v->type == SAE_JSON_NUMBER) *factor = v->number;
     v = saei_config_value(root, "has_whitening");
@@ -109,18 +109,20 @@ static sae_result saei_lens_folded(const saei_load *load, const char *norm) {
     SAEI_TRY(saei_lens_scaler(load, &there, &factor, &whitened));
     if (load->desc.input_scale > 0) return SAE_OK;
     if (whitened)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: activation_scaler.json "
                  "beside it says that in training x was whitened (activation_whitening."
-                 "safetensors): the weights are for such x, and x is taken as it is", load->file);
+                 "safetensors): the weights are for such x, and x is taken as it is", load->who,
+                 load->file);
     else if (factor > 0 && factor != 1)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: activation_scaler.json "
                  "beside it says that in training x was multiplied by %.9g: the weights are for "
                  "such x, and x is taken as it is, as SAELens does; sae_load_desc.input_scale %.9g "
-                 "folds it in", load->file, factor, factor);
+                 "folds it in", load->who, load->file, factor, factor);
     else if (!there)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations is "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: normalize_activations is "
                  "%s, and nothing tells whether that was folded into the weights: x is taken as it "
                  "is; if they are for x times a factor, give it as sae_load_desc.input_scale",
+                 load->who,
                  load->config_path, norm);
     return SAE_OK;
 }

@@ -48,8 +48,9 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
                               "the number of latents, %zu",
                               desc->k, latents);
     if (was_signed)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: signed is true, which "
                  "sparsify no longer knows: latents are positive, as it takes them today",
+                 load->who,
                  load->config_path);
     return SAE_OK;
 }

@@ -120,7 +120,7 @@ static sae_result saei_unsupported(const sae_tensor_file *file, const char *form
 }
 
 static sae_result saei_file_no_memory(const sae_tensor_file *file) {
-    return saei_fail(file->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+    return saei_fail(file->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s", file->who,
                      file->path);
 }
 

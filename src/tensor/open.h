@@ -89,17 +89,16 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
 
 /* The file whose bytes are in *map, which is the file's from here on; bytes of the caller's must
    outlive it. path is for messages, and says the kind where the bytes do not. */
-static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
-                                            sae_tensor_file **out) {
+static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *who, const char *path,
+                                            saei_map *map, sae_tensor_file **out) {
     sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
     sae_result result;
     if (!file) {
         saei_map_close(ctx, map);
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
-                         path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s", who, path);
     }
     file->ctx = ctx;
-    file->who = "sae_tensor_file_open";
+    file->who = who;
     file->path = path;
     file->arena.ctx = ctx;
     file->map = *map;
@@ -113,8 +112,7 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
                                  "value", &file->scalars_by_name);
     file->path = saei_arena_text(&file->arena, path, strlen(path));
     if (result == SAE_OK && !file->path)
-        result =
-            saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s", who, path);
     if (result != SAE_OK) {
         sae_tensor_file_close(file);
         return result;
@@ -123,13 +121,19 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     return SAE_OK;
 }
 
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+/* who: the function that the user called. */
+static sae_result saei_tensor_file_open_path(sae_context *ctx, const char *who, const char *path,
+                                             sae_tensor_file **out) {
     saei_map map;
+    SAEI_TRY(saei_map_open(ctx, who, path, &map));
+    return saei_tensor_file_open_map(ctx, who, path, &map, out);
+}
+
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
     if (!ctx) return SAE_ERR_INVALID;
     if (!path || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open: path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
-    return saei_tensor_file_open_map(ctx, path, &map, out);
+    return saei_tensor_file_open_path(ctx, "sae_tensor_file_open", path, out);
 }
 
 SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *data, size_t size,
@@ -141,7 +145,7 @@ SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *dat
     memset(&map, 0, sizeof map);
     map.data = (const unsigned char *)data;
     map.size = size;
-    return saei_tensor_file_open_map(ctx, "memory", &map, out);
+    return saei_tensor_file_open_map(ctx, "sae_tensor_file_open_memory", "memory", &map, out);
 }
 
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
