@@ -1340,7 +1340,8 @@ SAE_API sae_result sae_training_finish(sae_training *training);
 /* ==== >>api: metrics ===================================================== src/api/train.h ==== */
 
 /* The reference's evaluate(): each the mean over the batches. Of a CrossCoder l2_loss is a mean
-   over layers, too, and so is l0 where each has codes of its own; its normalizer's units are those of
+   over layers, too, and so is l0 where each has codes of its own; its normalizer's units are those
+   of
    all. */
 #define SAE_METRICS(X)                                                                             \
     X(l2_loss)                      /* mean norm(e) */                                             \
@@ -4795,7 +4796,7 @@ static sae_result saei_unsupported(const sae_tensor_file *file, const char *form
 }
 
 static sae_result saei_file_no_memory(const sae_tensor_file *file) {
-    return saei_fail(file->ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
+    return saei_fail(file->ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s", file->who,
                      file->path);
 }
 
@@ -6886,17 +6887,16 @@ SAE_API void sae_tensor_file_close(sae_tensor_file *file) {
 
 /* The file whose bytes are in *map, which is the file's from here on; bytes of the caller's must
    outlive it. path is for messages, and says the kind where the bytes do not. */
-static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, saei_map *map,
-                                            sae_tensor_file **out) {
+static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *who, const char *path,
+                                            saei_map *map, sae_tensor_file **out) {
     sae_tensor_file *file = (sae_tensor_file *)saei_calloc(ctx, 1, sizeof *file);
     sae_result result;
     if (!file) {
         saei_map_close(ctx, map);
-        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s",
-                         path);
+        return saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s", who, path);
     }
     file->ctx = ctx;
-    file->who = "sae_tensor_file_open";
+    file->who = who;
     file->path = path;
     file->arena.ctx = ctx;
     file->map = *map;
@@ -6910,8 +6910,7 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
                                  "value", &file->scalars_by_name);
     file->path = saei_arena_text(&file->arena, path, strlen(path));
     if (result == SAE_OK && !file->path)
-        result =
-            saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "sae_tensor_file_open: no memory for %s", path);
+        result = saei_fail(ctx, SAE_ERR_OUT_OF_MEMORY, "%s: no memory for %s", who, path);
     if (result != SAE_OK) {
         sae_tensor_file_close(file);
         return result;
@@ -6920,13 +6919,19 @@ static sae_result saei_tensor_file_open_map(sae_context *ctx, const char *path, 
     return SAE_OK;
 }
 
-SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
+/* who: the function that the user called. */
+static sae_result saei_tensor_file_open_path(sae_context *ctx, const char *who, const char *path,
+                                             sae_tensor_file **out) {
     saei_map map;
+    SAEI_TRY(saei_map_open(ctx, who, path, &map));
+    return saei_tensor_file_open_map(ctx, who, path, &map, out);
+}
+
+SAE_API sae_result sae_tensor_file_open(sae_context *ctx, const char *path, sae_tensor_file **out) {
     if (!ctx) return SAE_ERR_INVALID;
     if (!path || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_tensor_file_open: path or out is NULL");
-    SAEI_TRY(saei_map_open(ctx, "sae_tensor_file_open", path, &map));
-    return saei_tensor_file_open_map(ctx, path, &map, out);
+    return saei_tensor_file_open_path(ctx, "sae_tensor_file_open", path, out);
 }
 
 SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *data, size_t size,
@@ -6938,7 +6943,7 @@ SAE_API sae_result sae_tensor_file_open_memory(sae_context *ctx, const void *dat
     memset(&map, 0, sizeof map);
     map.data = (const unsigned char *)data;
     map.size = size;
-    return saei_tensor_file_open_map(ctx, "memory", &map, out);
+    return saei_tensor_file_open_map(ctx, "sae_tensor_file_open_memory", "memory", &map, out);
 }
 
 SAE_API size_t sae_tensor_file_count(const sae_tensor_file *file) { return file ? file->count : 0; }
@@ -15716,6 +15721,7 @@ enum { SAEI_NUM_LAYOUTS = sizeof saei_layouts / sizeof saei_layouts[0] };
    file, "_orig_mod." where torch.compile was at work, else mostly "". */
 typedef struct saei_load {
     sae_context *ctx;
+    const char *who;  /* the function that the user called: every message begins so */
     sae_load_desc desc;
     const char *path; /* as given: for messages */
     const void *data; /* of the file, [size], where it lies in memory; NULL: it is at path */
@@ -15757,7 +15763,7 @@ static sae_result saei_load_fail(const saei_load *load, sae_result result, const
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return saei_fail(load->ctx, result, "sae_dictionary_load: %s: %s", load->path, text);
+    return saei_fail(load->ctx, result, "%s: %s: %s", load->who, load->path, text);
 }
 
 static sae_result saei_load_no_memory(const saei_load *load) {
@@ -15873,13 +15879,13 @@ static sae_result saei_config_open(saei_load *load, bool yaml, bool there) {
         return SAE_OK;
     }
     if (text)
-        return saei_json_parse(load->ctx, "sae_dictionary_load_memory", load->config_path,
+        return saei_json_parse(load->ctx, load->who, load->config_path,
                                text, load->desc.config_size,
                                &load->root);
     if (!there) return SAE_OK;
     if (yaml)
-        return saei_map_open(load->ctx, "sae_dictionary_load", load->config_path, &load->yaml);
-    return saei_json_load(load->ctx, "sae_dictionary_load", load->config_path, &load->root);
+        return saei_map_open(load->ctx, load->who, load->config_path, &load->yaml);
+    return saei_json_load(load->ctx, load->who, load->config_path, &load->root);
 }
 
 /* sae_load_desc.config, else the file `name` beside load->file, or one folder up if that folder is
@@ -15896,7 +15902,7 @@ static sae_result saei_load_config(saei_load *load, const char *name) {
         load->config_path = saei_config_path(load, name, up != 0);
         if (!load->config_path) return saei_load_no_memory(load);
         if (!load->data)
-            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->config_path, &kind));
+            SAEI_TRY(saei_path_find(load->ctx, load->who, load->config_path, &kind));
     }
     load->config_name = name;
     SAEI_TRY(saei_config_open(load, saei_ends_with(name, ".yaml"), kind == SAEI_PATH_FILE));
@@ -16279,7 +16285,7 @@ static sae_result saei_draft_read(const saei_draft *draft, const sae_tensor *ten
     job.by_columns = t->ndim == 2 && job.view.stride[1] > job.view.stride[0];
     if (job.view.shape[job.by_columns] == 1) /* no step is taken along it: its stride is anything */
         job.view.stride[job.by_columns] = (int64_t)job.view.shape[!job.by_columns];
-    file->who = "sae_dictionary_load";
+    file->who = draft->load->who;
     SAEI_TRY(saei_read_run(file, &job,
                            cut ? NULL : ((const saei_file_tensor *)(const void *)tensor)->entry));
     if (!job.not_finite) return SAE_OK;
@@ -16437,7 +16443,7 @@ static sae_result saei_draft_make(saei_draft *draft, sae_dictionary **out) {
     sae_result result = SAE_OK;
     for (size_t k = 0; k < draft->count; k++) SAEI_TRY(saei_draft_check(draft, k));
     SAEI_TRY(saei_draft_cut(draft, &desc));
-    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, "sae_dictionary_load", &desc, &dict));
+    SAEI_TRY(saei_dictionary_unset(draft->load->ctx, draft->load->who, &desc, &dict));
     dict->origin.dict_size = draft->desc.dict_size;
     dict->origin.k = draft->desc.k;
     dict->origin.first_latent = draft->part ? draft->load->desc.first_latent : 0;
@@ -16763,8 +16769,8 @@ static sae_result saei_dl_named(const saei_load *load, sae_arch *out, const char
     *where = "the class of trainer_class in config.json";
     name = saei_config_text(load->config, "trainer_class");
     if (name && saei_trainer_find(name, true, &trainer)) *out = saei_trainer_arch(trainer);
-    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s has no dict_class, the class is "
-             "taken from %s", load->config_path, *out ? "trainer_class" : "the tensors");
+    saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s has no dict_class, the class is "
+             "taken from %s", load->who, load->config_path, *out ? "trainer_class" : "the tensors");
     return SAE_OK;
 }
 
@@ -16800,8 +16806,8 @@ static sae_result saei_dl_class(saei_draft *draft) {
     if (named != SAE_ARCH_STANDARD || draft->desc.arch != SAE_ARCH_STANDARD_NEW || load->desc.arch)
         return saei_load_fail(load, SAE_ERR_MISMATCH, "%s is %s, but the tensors are those of %s",
                               where, sae_arch_name(named), sae_arch_name(draft->desc.arch));
-    saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s says AutoEncoder, the tensors "
-             "are those of AutoEncoderNew: taken as that", load->config_path);
+    saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s says AutoEncoder, the tensors "
+             "are those of AutoEncoderNew: taken as that", load->who, load->config_path);
     return SAE_OK;
 }
 
@@ -16986,8 +16992,8 @@ static sae_result saei_dl_read(saei_load *load, sae_dictionary **out) {
         if (draft.keys[k].tensor || draft.keys[k].slot != SAEI_SLOT_THRESHOLD
             || dict->desc.arch != SAE_ARCH_BATCH_TOP_K)
             continue;
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s is of 2024 and has no "
-                 "threshold: its rule is batch top-k", load->file);
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s is of 2024 and has no "
+                 "threshold: its rule is batch top-k", load->who, load->file);
         result = sae_dictionary_set_rule(dict, SAE_RULE_TOP_K);
     }
     if (result == SAE_OK && factor > 0) result = sae_dictionary_scale_biases(dict, factor);
@@ -17406,9 +17412,9 @@ static sae_result saei_lens_scaler(const saei_load *load, bool *there, double *f
     *there = *whitened = false;
     *factor = 0;
     if (result == SAE_OK && !load->data)
-        result = saei_path_find(load->ctx, "sae_dictionary_load", path, &kind);
+        result = saei_path_find(load->ctx, load->who, path, &kind);
     if (result == SAE_OK && kind == SAEI_PATH_FILE)
-        result = saei_json_load(load->ctx, "sae_dictionary_load", path, &root);
+        result = saei_json_load(load->ctx, load->who, path, &root);
     v = saei_config_value(root, "scaling_factor");
     if (v && v->type == SAE_JSON_NUMBER) *factor = v->number;
     v = saei_config_value(root, "has_whitening");
@@ -17427,18 +17433,20 @@ static sae_result saei_lens_folded(const saei_load *load, const char *norm) {
     SAEI_TRY(saei_lens_scaler(load, &there, &factor, &whitened));
     if (load->desc.input_scale > 0) return SAE_OK;
     if (whitened)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: activation_scaler.json "
                  "beside it says that in training x was whitened (activation_whitening."
-                 "safetensors): the weights are for such x, and x is taken as it is", load->file);
+                 "safetensors): the weights are for such x, and x is taken as it is", load->who,
+                 load->file);
     else if (factor > 0 && factor != 1)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: activation_scaler.json "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: activation_scaler.json "
                  "beside it says that in training x was multiplied by %.9g: the weights are for "
                  "such x, and x is taken as it is, as SAELens does; sae_load_desc.input_scale %.9g "
-                 "folds it in", load->file, factor, factor);
+                 "folds it in", load->who, load->file, factor, factor);
     else if (!there)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: normalize_activations is "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: normalize_activations is "
                  "%s, and nothing tells whether that was folded into the weights: x is taken as it "
                  "is; if they are for x times a factor, give it as sae_load_desc.input_scale",
+                 load->who,
                  load->config_path, norm);
     return SAE_OK;
 }
@@ -17921,8 +17929,9 @@ static sae_result saei_sparsify_desc(const saei_load *load, sae_dictionary_desc 
                               "the number of latents, %zu",
                               desc->k, latents);
     if (was_signed)
-        saei_log(load->ctx, SAE_LOG_WARNING, "sae_dictionary_load: %s: signed is true, which "
+        saei_log(load->ctx, SAE_LOG_WARNING, "%s: %s: signed is true, which "
                  "sparsify no longer knows: latents are positive, as it takes them today",
+                 load->who,
                  load->config_path);
     return SAE_OK;
 }
@@ -18990,7 +18999,7 @@ static sae_result saei_clt_file(saei_clt_draft *draft, const char *name) {
             clt->room_files = room;
         } else result = saei_clt_no_memory(draft);
     }
-    if (result == SAE_OK) result = sae_tensor_file_open(ctx, path, &file);
+    if (result == SAE_OK) result = saei_tensor_file_open_path(ctx, "sae_clt_open", path, &file);
     if (result == SAE_OK) {
         clt->files[clt->num_files++] = file;
         draft->file = file;
@@ -19977,6 +19986,7 @@ static saei_load saei_clt_load(sae_context *ctx, const sae_load_desc *desc, cons
     saei_load load;
     memset(&load, 0, sizeof load);
     load.ctx = ctx;
+    load.who = "sae_clt_open";
     load.path = path;
     load.prefix = "";
     if (desc) load.desc = *desc;
@@ -20166,7 +20176,7 @@ static bool saei_below_is_file(saei_below *below, const char *folder, const char
     char *path = below->left ? saei_path_join(below->load->ctx, folder, name) : NULL;
     saei_path_kind kind = SAEI_PATH_NONE;
     if (below->left) below->left--;
-    if (path && saei_path_find(below->load->ctx, "sae_dictionary_load", path, &kind) != SAE_OK)
+    if (path && saei_path_find(below->load->ctx, below->load->who, path, &kind) != SAE_OK)
         kind = SAEI_PATH_NONE;
     saei_free(below->load->ctx, path);
     return kind == SAEI_PATH_FILE;
@@ -20177,7 +20187,7 @@ static bool saei_below_is_file(saei_below *below, const char *folder, const char
 static void saei_below_add(saei_below *below, const char *folder, const char *shown, size_t depth) {
     const sae_context *ctx = below->load->ctx;
     saei_names names;
-    if (saei_names_of(ctx, "sae_dictionary_load", folder, &names) != SAE_OK) return;
+    if (saei_names_of(ctx, below->load->who, folder, &names) != SAE_OK) return;
     for (size_t i = 0; i < names.count && below->left; i++) {
         const char *name = (const char *)names.names[i];
         char *path = saei_path_join(ctx, folder, name);
@@ -20185,7 +20195,7 @@ static void saei_below_add(saei_below *below, const char *folder, const char *sh
         saei_path_kind kind = SAEI_PATH_NONE;
         bool found = false;
         below->left--;
-        if (path && to && saei_path_find(ctx, "sae_dictionary_load", path, &kind) == SAE_OK
+        if (path && to && saei_path_find(ctx, below->load->who, path, &kind) == SAE_OK
             && kind == SAEI_PATH_FOLDER) {
             for (size_t r = 0; r < SAEI_NUM_READERS && !found && depth == 1; r++)
                 for (size_t k = 0; k < 4 && saei_formats[r].files[k] && !found; k++)
@@ -20206,7 +20216,7 @@ static size_t saei_below_files(saei_below *below, char **only) {
     const sae_context *ctx = below->load->ctx;
     saei_names names;
     size_t count = 0;
-    if (saei_names_of(ctx, "sae_dictionary_load", below->load->path, &names) != SAE_OK) return 0;
+    if (saei_names_of(ctx, below->load->who, below->load->path, &names) != SAE_OK) return 0;
     for (size_t i = 0; i < names.count; i++)
         for (size_t e = 0; e < 4; e++) {
             const char *name = (const char *)names.names[i];
@@ -20259,7 +20269,7 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
     char files[SAEI_NAMES] = "";
     *name = NULL;
     if (!load->data)
-        SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->path, &kind));
+        SAEI_TRY(saei_path_find(load->ctx, load->who, load->path, &kind));
     if (kind == SAEI_PATH_FILE) {
         const char *path = load->data ? load->desc.name : load->path;
         load->file = saei_strdup(load->ctx, path ? path : "");
@@ -20271,7 +20281,7 @@ static sae_result saei_load_locate(saei_load *load, const char **name) {
             saei_free(load->ctx, load->file);
             load->file = saei_path_join(load->ctx, load->path, *name);
             if (!load->file) return saei_load_no_memory(load);
-            SAEI_TRY(saei_path_find(load->ctx, "sae_dictionary_load", load->file, &inside));
+            SAEI_TRY(saei_path_find(load->ctx, load->who, load->file, &inside));
             if (inside == SAEI_PATH_FILE) return SAE_OK;
             if (!strstr(files, *name)) saei_list_name(files, *name);
         }
@@ -20287,8 +20297,9 @@ static sae_result saei_load_open(saei_load *load) {
     map.data = (const unsigned char *)load->data;
     map.size = load->size;
     if (load->data)
-        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->path, &map, &load->tensors));
-    else SAEI_TRY(sae_tensor_file_open(load->ctx, load->file, &load->tensors));
+        SAEI_TRY(saei_tensor_file_open_map(load->ctx, load->who, load->path, &map,
+                                           &load->tensors));
+    else SAEI_TRY(saei_tensor_file_open_path(load->ctx, load->who, load->file, &load->tensors));
     load->prefix = saei_load_prefix(load->tensors);
     return SAE_OK;
 }
@@ -20362,12 +20373,14 @@ static sae_result saei_load_run(saei_load *load, sae_dictionary **out) {
     return SAE_OK;
 }
 
-static sae_result saei_load_all(sae_context *ctx, const sae_load_desc *desc, const char *path,
-                                const void *data, size_t size, sae_dictionary **out) {
+static sae_result saei_load_all(sae_context *ctx, const char *who, const sae_load_desc *desc,
+                                const char *path, const void *data, size_t size,
+                                sae_dictionary **out) {
     saei_load load;
     sae_result result;
     memset(&load, 0, sizeof load);
     load.ctx = ctx;
+    load.who = who;
     load.path = path;
     load.data = data;
     load.size = size;
@@ -20384,7 +20397,7 @@ SAE_API sae_result sae_dictionary_load(sae_context *ctx, const sae_load_desc *de
                                        const char *path, sae_dictionary **out) {
     if (!ctx || !path || !out)
         return saei_fail(ctx, SAE_ERR_INVALID, "sae_dictionary_load: ctx, path or out is NULL");
-    return saei_load_all(ctx, desc, path, NULL, 0, out);
+    return saei_load_all(ctx, "sae_dictionary_load", desc, path, NULL, 0, out);
 }
 
 SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_desc *desc,
@@ -20392,7 +20405,8 @@ SAE_API sae_result sae_dictionary_load_memory(sae_context *ctx, const sae_load_d
     if (!ctx || !data || !out)
         return saei_fail(ctx, SAE_ERR_INVALID,
                          "sae_dictionary_load_memory: ctx, data or out is NULL");
-    return saei_load_all(ctx, desc, desc && desc->name ? desc->name : "memory", data, size, out);
+    return saei_load_all(ctx, "sae_dictionary_load_memory", desc,
+                         desc && desc->name ? desc->name : "memory", data, size, out);
 }
 
 #ifndef SAE_NO_FORMATS
@@ -25153,9 +25167,9 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY)
         && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
-                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so "
-                         "it trains transcoders whose output is as wide as the input, without a "
-                         "skip connection and not sparsify's; the CPU trains all", who,
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation "
+                         "skip, so it trains transcoders whose output is as wide as the input, "
+                         "without a skip connection and not sparsify's; the CPU trains all", who,
                          h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
                          sae_trainer_name(h.kind), saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);

@@ -344,6 +344,10 @@ static void saves_memory(void) {
         memset(&load, 0, sizeof load);
         load.raw = true;
         if (!dict) continue;
+        if (dict->desc.layers) { /* made by hand, it has no class's state_dict */
+            sae_dictionary_destroy(dict);
+            continue;
+        }
         load.arch = dict->desc.arch;
         for (size_t n = 0; n < 2; n++) {
             const char *path = check_path("%s/%s", folder, names[n]);

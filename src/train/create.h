@@ -384,9 +384,9 @@ static sae_result saei_trainer_make(sae_context *ctx, const char *who, const sae
     if ((shape.skip || shape.output_dim || h.kind == SAE_TRAINER_SPARSIFY)
         && !saei_backend_of(ctx)->skip)
         return saei_fail(ctx, SAE_ERR_UNSUPPORTED, "%s: output_dim is %zu, activation_dim %zu, "
-                         "skip_connection %s, kind %s: the backend \"%s\" has no operation skip, so "
-                         "it trains transcoders whose output is as wide as the input, without a "
-                         "skip connection and not sparsify's; the CPU trains all", who,
+                         "skip_connection %s, kind %s: the backend \"%s\" has no operation "
+                         "skip, so it trains transcoders whose output is as wide as the input, "
+                         "without a skip connection and not sparsify's; the CPU trains all", who,
                          h.output_dim, h.activation_dim, shape.skip ? "true" : "false",
                          sae_trainer_name(h.kind), saei_backend_of(ctx)->name);
     t = (sae_trainer *)saei_calloc(ctx, 1, sizeof *t);
