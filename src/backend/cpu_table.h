@@ -6,6 +6,7 @@
 #include "cpu_gradients.h"
 #include "cpu_latents.h"
 #include "cpu_adam.h"
+#include "cpu_layers.h"
 #include "cpu_skip.h"
 
 /* ==== >>cpu: table ============================================================================ */
