@@ -1,4 +1,5 @@
 #pragma once
+#include "../tensor/open.h"
 #include "../dict/clt_decode.h"
 #include "reading.h"
 

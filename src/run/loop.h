@@ -1,4 +1,5 @@
 #pragma once
+#include "../train/stats.h"
 #include "../train/config.h"
 #include "../train/state.h"
 #include "batches.h"

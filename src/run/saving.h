@@ -1,4 +1,5 @@
 #pragma once
+#include "../formats/save.h"
 #include "../train/config.h"
 #include "resume.h"
 
