@@ -22631,6 +22631,15 @@ static int saei_draw_compare(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
+/* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
+static saei_draw saei_draw_of(saei_random *random, uint64_t step, size_t row, double weight) {
+    double u = saei_random_uniform(random, step * ((uint64_t)1 << 32) + row);
+    saei_draw draw;
+    draw.row = row;
+    draw.key = weight > 0 ? -saei_ln(u) / weight : HUGE_VAL;
+    return draw;
+}
+
 static void saei_cpu_resample(const sae_work *w, const float *x, const float *e, size_t n,
                               const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                               uint64_t step, float *const enc[3], float *const dec[3],
@@ -22650,13 +22659,8 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     dead = m - living;
     if (!dead) return;
     if (living) alive /= (double)living;
-    /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
-    for (size_t r = 0; r < n; r++) {
-        double norm = sqrt(kernels->dot(ld, e + r * ld, e + r * ld));
-        double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
-        draws[r].row = r;
-        draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
-    }
+    for (size_t r = 0; r < n; r++)
+        draws[r] = saei_draw_of(&random, step, r, sqrt(kernels->dot(ld, e + r * ld, e + r * ld)));
     qsort(draws, n, sizeof *draws, saei_draw_compare);
     for (size_t i = 0; i < m && used < saei_min(dead, n); i++) {
         const float *from;
@@ -22924,12 +22928,11 @@ static void saei_layer_draws(const sae_work *w, const float *e, size_t n, size_t
     saei_layers_job j = saei_layers_job_of(w, n, layers);
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
     for (size_t r = 0; r < n; r++) {
-        double norm = 0, u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
+        double norm = 0;
         for (size_t l = 0; l < layers; l++)
             norm += sqrt(saei_squares(j.kernels, e + r * j.ld + l * j.d, j.d));
         norm /= (double)layers;
-        draws[r].row = r;
-        draws[r].key = norm > 0 ? -saei_ln(u) / (norm * norm) : HUGE_VAL;
+        draws[r] = saei_draw_of(&random, step, r, norm * norm);
     }
     qsort(draws, n, sizeof *draws, saei_draw_compare);
 }
@@ -23655,6 +23658,20 @@ static void saei_grads_gated(sae_trainer *t) {
     saei_bias_grad(t, t->e, alpha, t->sums);
 }
 
+/* What the latents in t->aux miss of e, whose gradient is left alone: auxk_alpha times the share of
+   its variance. Adds to the gradients of an index already used. */
+static void saei_auxk_grads(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    const size_t m = t->desc.dict_size;
+    ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+    ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count,
+                       saei_number_of(t->desc.auxk_alpha), t->r, t->scalars + SAEI_S_PRE_NORM,
+                       t->scalars + SAEI_S_NORM);
+    ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+    saei_index_batch(t, &t->aux, 0);
+    saei_latent_grads(t, t->r, 1, true);
+}
+
 /* Matryoshka (Bussmann et al. 2025): L = mean_g w_g mean |e_g|^2, e_g the residual after groups
    1..g. A latent of group g sees S_g = sum over h >= g of w_h / G e_h. Fills t->groups with S and
    t->e with the last residual. */
@@ -23686,7 +23703,6 @@ static void saei_grads_top_k(sae_trainer *t) {
     bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
     size_t m = h->dict_size, stride = h->batch_size * t->view.ld_out, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
-    double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
                       &t->code, false);
     if ((uint64_t)t->now.step > saei_steps_of(h->threshold_start_step))
@@ -23721,12 +23737,7 @@ static void saei_grads_top_k(sae_trainer *t) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
         if (t->aux.stride) {
             saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
-            ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-            ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
-                               t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-            ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
-            saei_index_batch(t, &t->aux, 0);
-            saei_latent_grads(t, t->r, 1, true);
+            saei_auxk_grads(t);
         }
     }
     saei_bias_grad(t, nested ? t->groups : t->e, alpha, t->grad.b_enc);
@@ -23868,21 +23879,14 @@ static void saei_choose_weighed(sae_trainer *t, sae_select select, size_t k, sae
     if (weighed) t->ops->unweigh(&t->w, t->weight, code);
 }
 
-/* Of the dead latents the top_k_aux largest f w of each row reconstruct e, whose gradient is left
-   alone: auxk_alpha times the share of its variance that they miss. */
+/* Of the dead latents the top_k_aux largest f w of each row. */
 static void saei_grads_crosscoder_aux(sae_trainer *t) {
-    const sae_backend *ops = t->ops;
-    const size_t m = t->desc.dict_size;
-    ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold, m, t->list, t->list_count);
+    t->ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold, t->desc.dict_size, t->list,
+                        t->list_count);
     if (!t->aux.stride) return;
     saei_code_weights(t, t->desc.num_layers);
     saei_choose_weighed(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true, NULL);
-    ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-    ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, saei_number_of(t->desc.auxk_alpha),
-                       t->r, t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-    ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
-    saei_index_batch(t, &t->aux, 0);
-    saei_latent_grads(t, t->r, 1, true);
+    saei_auxk_grads(t);
 }
 
 /* BATCH_TOP_K_CROSSCODER: mean_nl norm(e_l) + auxk_alpha auxk, where the k n largest f_i w_i of the
@@ -23941,45 +23945,17 @@ static void saei_begin_crosscoder(sae_trainer *t, uint64_t step) {
         t->ops->layer_median(&t->w, t->x, t->n, h->num_layers, t->param.b_dec);
 }
 
-/* After the update of steps with t mod resample_steps == 0: errors of the new weights. */
-static void saei_resample_crosscoder(sae_trainer *t, uint64_t step) {
-    const sae_trainer_desc *h = &t->desc;
-    uint64_t every = saei_steps_of(h->resample_steps);
-    const size_t m = h->dict_size;
-    float *enc[3], *dec[3], *bias[3];
-    if (!every) return;
-    if (step % every) {
-        t->ops->zero(&t->w, t->scalars + SAEI_S_RESAMPLED, sizeof(double));
-        return;
-    }
-    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
-    t->l0_known = true;
-    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
-    for (int i = 0; i < 3; i++) {
-        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
-        enc[i] = p->W_enc;
-        dec[i] = p->W_dec;
-        bias[i] = p->b_enc;
-    }
-    t->ops->layer_resample(&t->w, t->x, t->r, t->n, h->num_layers, t->since, every / 2, m, h->seed,
-                           step, enc, dec, bias, t->scalars + SAEI_S_RESAMPLED);
-}
-
 /* ==== >>trainer: sparsify =========================================== src/train/sparsify.h ==== */
 /* The rule of EleutherAI's sparsify for transcoders. No norms, no clipping. */
 
 /* k of step t: from min(m, 10 d) down to k over k_decay_steps, halves to even. */
 static double saei_sparsify_k(const sae_trainer_desc *h, uint64_t t) {
     uint64_t over = saei_steps_of(h->k_decay_steps), u = t > 0 ? t - 1 : 0;
-    double first = (double)saei_min(h->dict_size, 10 * h->activation_dim), share, k, low;
+    double first = (double)saei_min(h->dict_size, 10 * h->activation_dim), share, k;
     if (u >= over) return (double)h->k;
     share = (double)u / (double)over;
-    k = first * (1 - share) + (double)h->k * share;
-    low = floor(k);
-    if (k - low > 0.5 || (k - low == 0.5 && fmod(low, 2) != 0)) low += 1;
-    return low < 1 ? 1 : low;
+    k = rint(first * (1 - share) + (double)h->k * share);
+    return k < 1 ? 1 : k;
 }
 
 /* The learning rate of step t. */
@@ -24046,7 +24022,6 @@ static void saei_grads_sparsify(sae_trainer *t) {
     variance *= (double)t->n - 1; /* what it divides by */
     alpha = variance > 0 ? (float)(2 / variance) : 0;
     ops->upload(&t->w, t->scalars + SAEI_S_NORM, &none, sizeof none);
-    ops->upload(&t->w, t->scalars + SAEI_S_SQUARES, &none, sizeof none);
     ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold + 1, t->desc.dict_size,
                      t->list, t->list_count);
     saei_encode_batch(t, SAE_SELECT_TOP_K, (size_t)t->now.k, &t->code, false);
@@ -25342,8 +25317,11 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
     uint64_t every = saei_steps_of(t->desc.resample_steps);
     bool gated = t->desc.arch == SAE_ARCH_GATED;
     size_t m = t->desc.dict_size, biases = gated ? 3 : 1;
+    const bool layers = saei_has_trait(t, SAEI_LAYERS);
     float *enc[3], *dec[3], *bias[3][3];
-    if (!every || step % every != (saei_has_trait(t, SAEI_ANNEALED) ? every - 1 : 0)) return;
+    if (!every) return;
+    if (layers) t->ops->zero(&t->w, t->scalars + SAEI_S_RESAMPLED, sizeof(double));
+    if (step % every != (saei_has_trait(t, SAEI_ANNEALED) ? every - 1 : 0)) return;
     t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
     t->l0_known = true;
     if (saei_subtracts(&t->view.desc))
@@ -25363,16 +25341,23 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         bias[2][i] = p->aux1;
     }
     saei_catch_up(t, NULL);
-    t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
-                     (float *const(*)[3])bias, biases);
+    if (layers)
+        t->ops->layer_resample(&t->w, t->x, t->r, t->n, t->desc.num_layers, t->since, every / 2, m,
+                               t->desc.seed, step, enc, dec, bias[0],
+                               t->scalars + SAEI_S_RESAMPLED);
+    else
+        t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc,
+                         dec, (float *const(*)[3])bias, biases);
 }
 
 /* k after the update of step t: from d down to the target over k_anneal_steps. */
 static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over =
-        saei_has_trait(t, SAEI_SPARSIFY) ? 0 : saei_steps_of(t->desc.k_anneal_steps);
+    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
     double r;
-    if (saei_has_trait(t, SAEI_SPARSIFY)) t->now.k = saei_sparsify_k(&t->desc, step + 1);
+    if (saei_has_trait(t, SAEI_SPARSIFY)) {
+        t->now.k = saei_sparsify_k(&t->desc, step + 1);
+        return;
+    }
     if (!over) return;
     r = (double)(step < over ? step : over) / (double)over;
     t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
@@ -25453,8 +25438,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
         t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
-    if (saei_has_trait(t, SAEI_LAYERS)) saei_resample_crosscoder(t, step);
-    else saei_resample(t, step);
+    saei_resample(t, step);
     if (t->ops->end_step) t->ops->end_step(&t->w);
     SAEI_TRY(saei_trainer_check(t, false));
     if (saei_has_trait(t, SAEI_ANNEALED)) SAEI_TRY(saei_anneal_update(t, step));
@@ -26061,12 +26045,20 @@ static sae_result saei_set_list(const saei_setter *s, const saei_field *f, saei_
     return SAE_OK;
 }
 
+/* Of `count` names, counted from 1; 0: it is none of them. */
+static int saei_name_number(const char *const *names, int count, const char *name) {
+    for (int i = 0; i < count; i++)
+        if (!strcmp(names[i], name)) return i + 1;
+    return 0;
+}
+
 /* Names: of trainers, classes, losses; and the texts. */
 static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_value v,
                                 sae_trainer_desc *desc, void *at) {
     sae_trainer_kind kind;
     sae_arch arch;
     bool none = v.none;
+    int which;
     if (v.list) return saei_set_fail(s, f, v);
     switch (f->type) {
     case SAEI_FIELD_KIND:
@@ -26082,32 +26074,25 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         desc->arch = arch;
         return SAE_OK;
     case SAEI_FIELD_SPARSITY:
-        for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
-            if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
-            desc->sparsity_function = (sae_sparsity_function)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f, v);
+        which = saei_name_number(saei_sparsity_names, (int)SAE_SPARSITY_LP_P, v.text);
+        if (!which && !none) return saei_set_fail(s, f, v);
+        desc->sparsity_function = (sae_sparsity_function)which;
+        return SAE_OK;
     case SAEI_FIELD_OPTIMIZER:
-        for (int i = 0; i <= (int)SAE_OPTIMIZER_SIGNUM; i++) {
-            if (i ? strcmp(v.text, saei_optimizer_names[i - 1]) != 0 : !none) continue;
-            desc->optimizer = (sae_optimizer)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f, v);
+        which = saei_name_number(saei_optimizer_names, (int)SAE_OPTIMIZER_SIGNUM, v.text);
+        if (!which && !none) return saei_set_fail(s, f, v);
+        desc->optimizer = (sae_optimizer)which;
+        return SAE_OK;
     case SAEI_FIELD_NORM:
         if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
             return saei_set_fail(s, f, v);
         desc->reconstruction_norm = !strcmp(v.text, "norm");
         return SAE_OK;
-    case SAEI_FIELD_CODE:
-        for (int i = 0; i <= (int)SAEI_NUM_CODES; i++) { /* NONE is one of them */
-            if (i ? strcmp(v.text, saei_code_names[i - 1]) != 0 : strcmp(v.text, "null") != 0)
-                continue;
-            desc->code_normalization = (sae_code_normalization)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_CODE: /* NONE is one of them */
+        which = saei_name_number(saei_code_names, (int)SAEI_NUM_CODES, v.text);
+        if (!which && strcmp(v.text, "null") != 0) return saei_set_fail(s, f, v);
+        desc->code_normalization = (sae_code_normalization)which;
+        return SAE_OK;
     case SAEI_FIELD_FLAG:
         if (!none && strcmp(v.text, "true") && strcmp(v.text, "false"))
             return saei_set_fail(s, f, v);
@@ -27768,13 +27753,9 @@ static sae_result saei_loop_restore(sae_training *l) {
 
 /* ==== >>loop: the folders of a run ====================================== src/run/saving.h ==== */
 
+#ifndef SAE_NO_FORMATS /* which lets no trainer of sparsify's begin that has a folder */
 /* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
 static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
-#ifdef SAE_NO_FORMATS
-    sae_dictionary_destroy(dict);
-    return saei_fail(l->ctx, SAE_ERR_UNSUPPORTED, "%s: cannot write %s: a build with "
-                     "SAE_NO_FORMATS does not write sparsify's files", l->who, folder);
-#else
     sae_export_desc desc;
     sae_result result = SAE_OK;
     memset(&desc, 0, sizeof desc);
@@ -27784,8 +27765,8 @@ static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const 
     if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
     sae_dictionary_destroy(dict);
     return result;
-#endif
 }
+#endif
 
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
@@ -27793,8 +27774,10 @@ static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, 
     sae_dictionary *copy = NULL;
     sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), l->who, &copy);
     if (result != SAE_OK) return result;
+#ifndef SAE_NO_FORMATS
     if (sae_trainer_get_desc(l->trainers[i])->kind == SAE_TRAINER_SPARSIFY && second)
         return saei_loop_export(l, copy, folder);
+#endif
     if (l->desc.normalize_activations)
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {
@@ -28244,19 +28227,18 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     return SAE_OK;
 }
 
-/* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
-   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns
-   from..to. */
+/* Sum over columns from..to of the unbiased variance of y, or of y - x_hat. In another order than
+   the backend's, which takes blocks of rows and an e that was rounded to floats. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat,
                                      size_t from, size_t to) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
     for (size_t i = 0; i < v->n; i++)
-        for (size_t j = 0; j < v->out; j++)
+        for (size_t j = from; j < to; j++)
             mean[j] += (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
-    for (size_t j = 0; j < v->out; j++) mean[j] /= (double)v->n;
+    for (size_t j = from; j < to; j++) mean[j] /= (double)v->n;
     for (size_t i = 0; i < v->n; i++)
-        for (size_t j = 0; j < v->out; j++) {
+        for (size_t j = from; j < to; j++) {
             double e = (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
             square[j] += (e - mean[j]) * (e - mean[j]);
         }

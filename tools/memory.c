@@ -33,11 +33,15 @@ static const char *bytes_text(double bytes, char out[32]) {
     return out;
 }
 
-/* Of the rows of a source: how wide one is, how many there are; 0: not known before they come. */
-static void look_at_rows(const sae_buffer_desc *desc, size_t *dim, double *rows) {
+/* Of the rows of a source: how wide one is and its target (0: none), how many there are; 0: not
+   known before they come. */
+static void look_at_rows(const sae_buffer_desc *desc, size_t *dim, size_t *target_dim,
+                         double *rows) {
     sae_buffer_desc look = *desc;
     sae_buffer *buffer;
     *dim = desc->source.dim;
+    *target_dim = !desc->source.has_target ? 0
+                  : desc->source.target_dim ? desc->source.target_dim : *dim;
     *rows = 0;
     if (desc->source.read) return;
     look.rows = look.batch_size = 1;
@@ -45,6 +49,7 @@ static void look_at_rows(const sae_buffer_desc *desc, size_t *dim, double *rows)
     look.max_activation_norm_multiple = 0;
     if (sae_buffer_create(tool.ctx, &look, &buffer) != SAE_OK) return; /* the run will say why */
     *dim = sae_buffer_dim(buffer);
+    *target_dim = sae_buffer_target_dim(buffer);
     *rows = (double)sae_buffer_source_rows(buffer);
     sae_buffer_destroy(buffer);
 }
@@ -52,22 +57,22 @@ static void look_at_rows(const sae_buffer_desc *desc, size_t *dim, double *rows)
 /* The trainers' parameters, moments and scratch; the rows that are held for shuffling. */
 static bool count_memory(const sae_train_desc *desc, double *trainers, double *held) {
     const sae_buffer_desc *b = &desc->buffer;
-    bool target = b->source.has_target || b->source.num_target_files;
-    size_t dim, i, heads = b->heads > 1 ? b->heads : 1;
+    size_t dim, target_dim, i, heads = b->heads > 1 ? b->heads : 1;
     double rows;
-    look_at_rows(b, &dim, &rows);
+    look_at_rows(b, &dim, &target_dim, &rows);
     if (!dim) return false;
     for (i = 0; i < desc->num_trainers; i++) {
         sae_trainer_desc own = desc->trainers[i];
         sae_memory memory;
         if (!own.activation_dim) own.activation_dim = dim / heads;
+        if (!own.output_dim) own.output_dim = (target_dim ? target_dim : dim) / heads;
         if (!own.steps) own.steps = desc->steps;
         if (!own.batch_size) own.batch_size = b->batch_size ? b->batch_size : 2048;
         if (sae_trainer_memory(tool.ctx, &own, &memory) != SAE_OK) return false;
         *trainers += (double)memory.host;
     }
     if (b->rows && (rows == 0 || (double)b->rows < rows)) rows = (double)b->rows;
-    rows *= 4.0 * (double)dim * (target ? 2 : 1);
+    rows *= 4.0 * ((double)dim + (double)target_dim);
     *held += b->rows || rows < 268435456.0 ? rows : 268435456.0;
     return true;
 }

@@ -249,12 +249,11 @@ static void saei_layer_draws(const sae_work *w, const float *e, size_t n, size_t
     saei_layers_job j = saei_layers_job_of(w, n, layers);
     saei_random random = saei_random_of(seed, SAEI_STREAM_RESAMPLE);
     for (size_t r = 0; r < n; r++) {
-        double norm = 0, u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
+        double norm = 0;
         for (size_t l = 0; l < layers; l++)
             norm += sqrt(saei_squares(j.kernels, e + r * j.ld + l * j.d, j.d));
         norm /= (double)layers;
-        draws[r].row = r;
-        draws[r].key = norm > 0 ? -saei_ln(u) / (norm * norm) : HUGE_VAL;
+        draws[r] = saei_draw_of(&random, step, r, norm * norm);
     }
     qsort(draws, n, sizeof *draws, saei_draw_compare);
 }

@@ -217,6 +217,15 @@ static int saei_draw_compare(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
+/* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
+static saei_draw saei_draw_of(saei_random *random, uint64_t step, size_t row, double weight) {
+    double u = saei_random_uniform(random, step * ((uint64_t)1 << 32) + row);
+    saei_draw draw;
+    draw.row = row;
+    draw.key = weight > 0 ? -saei_ln(u) / weight : HUGE_VAL;
+    return draw;
+}
+
 static void saei_cpu_resample(const sae_work *w, const float *x, const float *e, size_t n,
                               const uint64_t *since, uint64_t threshold, size_t m, uint64_t seed,
                               uint64_t step, float *const enc[3], float *const dec[3],
@@ -236,13 +245,8 @@ static void saei_cpu_resample(const sae_work *w, const float *x, const float *e,
     dead = m - living;
     if (!dead) return;
     if (living) alive /= (double)living;
-    /* The smallest of Exp(1)/weight are a draw without replacement in proportion to weight. */
-    for (size_t r = 0; r < n; r++) {
-        double norm = sqrt(kernels->dot(ld, e + r * ld, e + r * ld));
-        double u = saei_random_uniform(&random, step * ((uint64_t)1 << 32) + r);
-        draws[r].row = r;
-        draws[r].key = norm > 0 ? -saei_ln(u) / norm : HUGE_VAL;
-    }
+    for (size_t r = 0; r < n; r++)
+        draws[r] = saei_draw_of(&random, step, r, sqrt(kernels->dot(ld, e + r * ld, e + r * ld)));
     qsort(draws, n, sizeof *draws, saei_draw_compare);
     for (size_t i = 0; i < m && used < saei_min(dead, n); i++) {
         const float *from;

@@ -147,19 +147,18 @@ static sae_result saei_evaluate_forward(saei_evaluator *v, const float *x) {
     return SAE_OK;
 }
 
-/* Sum over the columns of the unbiased variance of y, or of y - x_hat. In another order than the
-   backend's, which takes blocks of rows and an e that was rounded to floats. Of columns
-   from..to. */
+/* Sum over columns from..to of the unbiased variance of y, or of y - x_hat. In another order than
+   the backend's, which takes blocks of rows and an e that was rounded to floats. */
 static double saei_evaluate_variance(saei_evaluator *v, const float *y, const float *x_hat,
                                      size_t from, size_t to) {
     double *mean = v->columns, *square = v->columns + v->out, total = 0;
     memset(v->columns, 0, 2 * v->out * sizeof *v->columns);
     for (size_t i = 0; i < v->n; i++)
-        for (size_t j = 0; j < v->out; j++)
+        for (size_t j = from; j < to; j++)
             mean[j] += (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
-    for (size_t j = 0; j < v->out; j++) mean[j] /= (double)v->n;
+    for (size_t j = from; j < to; j++) mean[j] /= (double)v->n;
     for (size_t i = 0; i < v->n; i++)
-        for (size_t j = 0; j < v->out; j++) {
+        for (size_t j = from; j < to; j++) {
             double e = (double)y[i * v->out + j] - (x_hat ? (double)x_hat[i * v->out + j] : 0);
             square[j] += (e - mean[j]) * (e - mean[j]);
         }

@@ -5,13 +5,9 @@
 
 /* ==== >>loop: the folders of a run ============================================================ */
 
+#ifndef SAE_NO_FORMATS /* which lets no trainer of sparsify's begin that has a folder */
 /* A dictionary of sparsify's trainer as its program saves it; dict is destroyed. */
 static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const char *folder) {
-#ifdef SAE_NO_FORMATS
-    sae_dictionary_destroy(dict);
-    return saei_fail(l->ctx, SAE_ERR_UNSUPPORTED, "%s: cannot write %s: a build with "
-                     "SAE_NO_FORMATS does not write sparsify's files", l->who, folder);
-#else
     sae_export_desc desc;
     sae_result result = SAE_OK;
     memset(&desc, 0, sizeof desc);
@@ -21,8 +17,8 @@ static sae_result saei_loop_export(sae_training *l, sae_dictionary *dict, const 
     if (result == SAE_OK) result = sae_dictionary_export(dict, &desc, folder);
     sae_dictionary_destroy(dict);
     return result;
-#endif
 }
+#endif
 
 /* The dictionary of trainer i in raw units, to folder/name, and to folder/second if given. */
 static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, const char *name,
@@ -30,8 +26,10 @@ static sae_result saei_loop_save(sae_training *l, size_t i, const char *folder, 
     sae_dictionary *copy = NULL;
     sae_result result = saei_dictionary_copy(sae_trainer_dictionary(l->trainers[i]), l->who, &copy);
     if (result != SAE_OK) return result;
+#ifndef SAE_NO_FORMATS
     if (sae_trainer_get_desc(l->trainers[i])->kind == SAE_TRAINER_SPARSIFY && second)
         return saei_loop_export(l, copy, folder);
+#endif
     if (l->desc.normalize_activations)
         result = sae_dictionary_scale_biases(copy, l->now.norm_factor);
     for (int k = 0; k < 2 && result == SAE_OK && (k == 0 || second); k++) {

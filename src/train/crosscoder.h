@@ -79,21 +79,14 @@ static void saei_choose_weighed(sae_trainer *t, sae_select select, size_t k, sae
     if (weighed) t->ops->unweigh(&t->w, t->weight, code);
 }
 
-/* Of the dead latents the top_k_aux largest f w of each row reconstruct e, whose gradient is left
-   alone: auxk_alpha times the share of its variance that they miss. */
+/* Of the dead latents the top_k_aux largest f w of each row. */
 static void saei_grads_crosscoder_aux(sae_trainer *t) {
-    const sae_backend *ops = t->ops;
-    const size_t m = t->desc.dict_size;
-    ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold, m, t->list, t->list_count);
+    t->ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold, t->desc.dict_size, t->list,
+                        t->list_count);
     if (!t->aux.stride) return;
     saei_code_weights(t, t->desc.num_layers);
     saei_choose_weighed(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true, NULL);
-    ops->decode(&t->w, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-    ops->auxk_residual(&t->w, t->r, t->e, t->n, t->list_count, saei_number_of(t->desc.auxk_alpha),
-                       t->r, t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-    ops->dots(&t->w, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
-    saei_index_batch(t, &t->aux, 0);
-    saei_latent_grads(t, t->r, 1, true);
+    saei_auxk_grads(t);
 }
 
 /* BATCH_TOP_K_CROSSCODER: mean_nl norm(e_l) + auxk_alpha auxk, where the k n largest f_i w_i of the
@@ -150,30 +143,4 @@ static void saei_begin_crosscoder(sae_trainer *t, uint64_t step) {
         t->ops->center_layers(&t->w, t->n, h->num_layers, t->param.mean, t->param.scale, t->x);
     if (saei_has_trait(t, SAEI_MEDIAN) && step == 0)
         t->ops->layer_median(&t->w, t->x, t->n, h->num_layers, t->param.b_dec);
-}
-
-/* After the update of steps with t mod resample_steps == 0: errors of the new weights. */
-static void saei_resample_crosscoder(sae_trainer *t, uint64_t step) {
-    const sae_trainer_desc *h = &t->desc;
-    uint64_t every = saei_steps_of(h->resample_steps);
-    const size_t m = h->dict_size;
-    float *enc[3], *dec[3], *bias[3];
-    if (!every) return;
-    if (step % every) {
-        t->ops->zero(&t->w, t->scalars + SAEI_S_RESAMPLED, sizeof(double));
-        return;
-    }
-    t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
-    t->l0_known = true;
-    saei_encode_batch(t, SAE_SELECT_POSITIVE, 0, &t->code, false);
-    t->ops->decode(&t->w, &t->code, t->code.value, t->param.W_dec, 0, m, t->param.b_dec, 0, t->r);
-    t->ops->residual(&t->w, t->r, t->y, t->n, t->r, t->scalars + SAEI_S_SCRATCH);
-    for (int i = 0; i < 3; i++) {
-        const saei_params *p = i == 0 ? &t->param : i == 1 ? &t->first : &t->second;
-        enc[i] = p->W_enc;
-        dec[i] = p->W_dec;
-        bias[i] = p->b_enc;
-    }
-    t->ops->layer_resample(&t->w, t->x, t->r, t->n, h->num_layers, t->since, every / 2, m, h->seed,
-                           step, enc, dec, bias, t->scalars + SAEI_S_RESAMPLED);
 }

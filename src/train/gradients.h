@@ -205,6 +205,20 @@ static void saei_grads_gated(sae_trainer *t) {
     saei_bias_grad(t, t->e, alpha, t->sums);
 }
 
+/* What the latents in t->aux miss of e, whose gradient is left alone: auxk_alpha times the share of
+   its variance. Adds to the gradients of an index already used. */
+static void saei_auxk_grads(sae_trainer *t) {
+    const sae_backend *ops = t->ops;
+    const size_t m = t->desc.dict_size;
+    ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
+    ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count,
+                       saei_number_of(t->desc.auxk_alpha), t->r, t->scalars + SAEI_S_PRE_NORM,
+                       t->scalars + SAEI_S_NORM);
+    ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
+    saei_index_batch(t, &t->aux, 0);
+    saei_latent_grads(t, t->r, 1, true);
+}
+
 /* Matryoshka (Bussmann et al. 2025): L = mean_g w_g mean |e_g|^2, e_g the residual after groups
    1..g. A latent of group g sees S_g = sum over h >= g of w_h / G e_h. Fills t->groups with S and
    t->e with the last residual. */
@@ -236,7 +250,6 @@ static void saei_grads_top_k(sae_trainer *t) {
     bool rows = saei_has_trait(t, SAEI_EACH_ROW), nested = saei_has_trait(t, SAEI_NESTED);
     size_t m = h->dict_size, stride = h->batch_size * t->view.ld_out, lo = 0;
     float alpha = (float)(2.0 / (double)t->n);
-    double auxk_alpha = saei_number_of(h->auxk_alpha);
     saei_encode_batch(t, rows ? SAE_SELECT_TOP_K : SAE_SELECT_BATCH_TOP_K, (size_t)t->now.k,
                       &t->code, false);
     if ((uint64_t)t->now.step > saei_steps_of(h->threshold_start_step))
@@ -271,12 +284,7 @@ static void saei_grads_top_k(sae_trainer *t) {
         ops->list_silent(&t->w, t->since, h->dead_feature_threshold, m, t->list, t->list_count);
         if (t->aux.stride) {
             saei_encode_batch(t, SAE_SELECT_TOP_K, t->aux.stride, &t->aux, true);
-            ops->decode(&t->out, &t->aux, t->aux.value, t->param.W_dec, 0, m, NULL, 0, t->r);
-            ops->auxk_residual(&t->out, t->r, t->e, t->n, t->list_count, auxk_alpha, t->r,
-                               t->scalars + SAEI_S_PRE_NORM, t->scalars + SAEI_S_NORM);
-            ops->dots(&t->out, &t->aux, t->r, t->param.W_dec, 0, m, 1, t->aux.value, t->aux.grad);
-            saei_index_batch(t, &t->aux, 0);
-            saei_latent_grads(t, t->r, 1, true);
+            saei_auxk_grads(t);
         }
     }
     saei_bias_grad(t, nested ? t->groups : t->e, alpha, t->grad.b_enc);

@@ -149,12 +149,20 @@ static sae_result saei_set_list(const saei_setter *s, const saei_field *f, saei_
     return SAE_OK;
 }
 
+/* Of `count` names, counted from 1; 0: it is none of them. */
+static int saei_name_number(const char *const *names, int count, const char *name) {
+    for (int i = 0; i < count; i++)
+        if (!strcmp(names[i], name)) return i + 1;
+    return 0;
+}
+
 /* Names: of trainers, classes, losses; and the texts. */
 static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_value v,
                                 sae_trainer_desc *desc, void *at) {
     sae_trainer_kind kind;
     sae_arch arch;
     bool none = v.none;
+    int which;
     if (v.list) return saei_set_fail(s, f, v);
     switch (f->type) {
     case SAEI_FIELD_KIND:
@@ -170,32 +178,25 @@ static sae_result saei_set_name(const saei_setter *s, const saei_field *f, saei_
         desc->arch = arch;
         return SAE_OK;
     case SAEI_FIELD_SPARSITY:
-        for (int i = 0; i <= (int)SAE_SPARSITY_LP_P; i++) {
-            if (i ? strcmp(v.text, saei_sparsity_names[i - 1]) != 0 : !none) continue;
-            desc->sparsity_function = (sae_sparsity_function)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f, v);
+        which = saei_name_number(saei_sparsity_names, (int)SAE_SPARSITY_LP_P, v.text);
+        if (!which && !none) return saei_set_fail(s, f, v);
+        desc->sparsity_function = (sae_sparsity_function)which;
+        return SAE_OK;
     case SAEI_FIELD_OPTIMIZER:
-        for (int i = 0; i <= (int)SAE_OPTIMIZER_SIGNUM; i++) {
-            if (i ? strcmp(v.text, saei_optimizer_names[i - 1]) != 0 : !none) continue;
-            desc->optimizer = (sae_optimizer)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f, v);
+        which = saei_name_number(saei_optimizer_names, (int)SAE_OPTIMIZER_SIGNUM, v.text);
+        if (!which && !none) return saei_set_fail(s, f, v);
+        desc->optimizer = (sae_optimizer)which;
+        return SAE_OK;
     case SAEI_FIELD_NORM:
         if (!none && strcmp(v.text, "norm") && strcmp(v.text, "mse"))
             return saei_set_fail(s, f, v);
         desc->reconstruction_norm = !strcmp(v.text, "norm");
         return SAE_OK;
-    case SAEI_FIELD_CODE:
-        for (int i = 0; i <= (int)SAEI_NUM_CODES; i++) { /* NONE is one of them */
-            if (i ? strcmp(v.text, saei_code_names[i - 1]) != 0 : strcmp(v.text, "null") != 0)
-                continue;
-            desc->code_normalization = (sae_code_normalization)i;
-            return SAE_OK;
-        }
-        return saei_set_fail(s, f, v);
+    case SAEI_FIELD_CODE: /* NONE is one of them */
+        which = saei_name_number(saei_code_names, (int)SAEI_NUM_CODES, v.text);
+        if (!which && strcmp(v.text, "null") != 0) return saei_set_fail(s, f, v);
+        desc->code_normalization = (sae_code_normalization)which;
+        return SAE_OK;
     case SAEI_FIELD_FLAG:
         if (!none && strcmp(v.text, "true") && strcmp(v.text, "false"))
             return saei_set_fail(s, f, v);

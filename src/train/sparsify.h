@@ -7,13 +7,11 @@
 /* k of step t: from min(m, 10 d) down to k over k_decay_steps, halves to even. */
 static double saei_sparsify_k(const sae_trainer_desc *h, uint64_t t) {
     uint64_t over = saei_steps_of(h->k_decay_steps), u = t > 0 ? t - 1 : 0;
-    double first = (double)saei_min(h->dict_size, 10 * h->activation_dim), share, k, low;
+    double first = (double)saei_min(h->dict_size, 10 * h->activation_dim), share, k;
     if (u >= over) return (double)h->k;
     share = (double)u / (double)over;
-    k = first * (1 - share) + (double)h->k * share;
-    low = floor(k);
-    if (k - low > 0.5 || (k - low == 0.5 && fmod(low, 2) != 0)) low += 1;
-    return low < 1 ? 1 : low;
+    k = rint(first * (1 - share) + (double)h->k * share);
+    return k < 1 ? 1 : k;
 }
 
 /* The learning rate of step t. */
@@ -80,7 +78,6 @@ static void saei_grads_sparsify(sae_trainer *t) {
     variance *= (double)t->n - 1; /* what it divides by */
     alpha = variance > 0 ? (float)(2 / variance) : 0;
     ops->upload(&t->w, t->scalars + SAEI_S_NORM, &none, sizeof none);
-    ops->upload(&t->w, t->scalars + SAEI_S_SQUARES, &none, sizeof none);
     ops->list_silent(&t->w, t->since, t->desc.dead_feature_threshold + 1, t->desc.dict_size,
                      t->list, t->list_count);
     saei_encode_batch(t, SAE_SELECT_TOP_K, (size_t)t->now.k, &t->code, false);

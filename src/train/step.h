@@ -126,8 +126,11 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
     uint64_t every = saei_steps_of(t->desc.resample_steps);
     bool gated = t->desc.arch == SAE_ARCH_GATED;
     size_t m = t->desc.dict_size, biases = gated ? 3 : 1;
+    const bool layers = saei_has_trait(t, SAEI_LAYERS);
     float *enc[3], *dec[3], *bias[3][3];
-    if (!every || step % every != (saei_has_trait(t, SAEI_ANNEALED) ? every - 1 : 0)) return;
+    if (!every) return;
+    if (layers) t->ops->zero(&t->w, t->scalars + SAEI_S_RESAMPLED, sizeof(double));
+    if (step % every != (saei_has_trait(t, SAEI_ANNEALED) ? every - 1 : 0)) return;
     t->ops->count_nonzero(&t->w, &t->code, t->scalars + SAEI_S_NONZERO);
     t->l0_known = true;
     if (saei_subtracts(&t->view.desc))
@@ -147,16 +150,23 @@ static void saei_resample(sae_trainer *t, uint64_t step) {
         bias[2][i] = p->aux1;
     }
     saei_catch_up(t, NULL);
-    t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc, dec,
-                     (float *const(*)[3])bias, biases);
+    if (layers)
+        t->ops->layer_resample(&t->w, t->x, t->r, t->n, t->desc.num_layers, t->since, every / 2, m,
+                               t->desc.seed, step, enc, dec, bias[0],
+                               t->scalars + SAEI_S_RESAMPLED);
+    else
+        t->ops->resample(&t->w, t->x, t->r, t->n, t->since, every / 2, m, t->desc.seed, step, enc,
+                         dec, (float *const(*)[3])bias, biases);
 }
 
 /* k after the update of step t: from d down to the target over k_anneal_steps. */
 static void saei_anneal_k(sae_trainer *t, uint64_t step) {
-    uint64_t over =
-        saei_has_trait(t, SAEI_SPARSIFY) ? 0 : saei_steps_of(t->desc.k_anneal_steps);
+    uint64_t over = saei_steps_of(t->desc.k_anneal_steps);
     double r;
-    if (saei_has_trait(t, SAEI_SPARSIFY)) t->now.k = saei_sparsify_k(&t->desc, step + 1);
+    if (saei_has_trait(t, SAEI_SPARSIFY)) {
+        t->now.k = saei_sparsify_k(&t->desc, step + 1);
+        return;
+    }
     if (!over) return;
     r = (double)(step < over ? step : over) / (double)over;
     t->now.k = floor((double)t->desc.activation_dim * (1 - r) + (double)t->desc.k * r);
@@ -237,8 +247,7 @@ static sae_result saei_trainer_step_rows(sae_trainer *t, const sae_rows *x, cons
         t->ops->skip(&t->w, t->x, n, t->param.W_skip, t->desc.output_dim, t->y, t->fit);
     t->scheme->gradients(t);
     saei_trainer_update(t, step);
-    if (saei_has_trait(t, SAEI_LAYERS)) saei_resample_crosscoder(t, step);
-    else saei_resample(t, step);
+    saei_resample(t, step);
     if (t->ops->end_step) t->ops->end_step(&t->w);
     SAEI_TRY(saei_trainer_check(t, false));
     if (saei_has_trait(t, SAEI_ANNEALED)) SAEI_TRY(saei_anneal_update(t, step));
