@@ -93,7 +93,7 @@ static sae_result fuzz_tensors(sae_context *ctx, const char *path, const uint8_t
     memset(&map, 0, sizeof map);
     map.data = data;
     map.size = size;
-    result = saei_tensor_file_open_map(ctx, path, &map, &file);
+    result = saei_tensor_file_open_map(ctx, "fuzz", path, &map, &file);
     if (!fuzz_ok(ctx, result)) {
         FUZZ_REQUIRE(!file);
         return result;
